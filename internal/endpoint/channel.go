@@ -1,0 +1,324 @@
+package endpoint
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// maxQueue bounds the records waiting to be sent. A peer that doesn't take them is not alive.
+const maxQueue = 8 << 20
+
+// attachRetry is the pause before a refused offer is repeated.
+const attachRetry = 50 * time.Millisecond
+
+// A channel is the control channel to one process, over one link. It is shared by all connections between the two
+// processes that have proved to both sides that they belong there (Attach). Records carry absolute state, so a channel needs no
+// replay: when it is lost, the next one begins with the present state of every connection.
+type channel struct {
+	e       *Endpoint
+	link    substrate.Link
+	proc    gid.ProcessID
+	binding []byte // of the handshake: ties every proof to this channel
+	dialed  bool   // by us
+	heard   atomic.Int64
+
+	mu       sync.Mutex
+	queue    []byte
+	spare    []byte
+	late     []*session.Session // they have something to say within the acknowledgement delay
+	lateOn   bool
+	lateOld  []*session.Session // reused
+	lateT    *time.Timer
+	attached map[gid.GID]*session.Session
+	err      error // closed
+	wake     chan struct{}
+	done     chan struct{}
+}
+
+var _ session.Channel = (*channel)(nil)
+
+func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []byte, dialed bool) *channel {
+	c := &channel{
+		e: e, link: link, proc: proc, binding: binding, dialed: dialed,
+		attached: make(map[gid.GID]*session.Session), wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	c.heard.Store(time.Now().UnixNano())
+	return c
+}
+
+// start runs the channel's three goroutines. They end with it.
+func (c *channel) start() {
+	c.e.wg.Go(c.readLoop)
+	c.e.wg.Go(c.writeLoop)
+	c.e.wg.Go(c.keepalive)
+}
+
+// Proc returns the process at the other end.
+func (c *channel) Proc() gid.ProcessID { return c.proc }
+
+// Post queues r. It never blocks.
+func (c *channel) Post(r *wire.Record) {
+	c.mu.Lock()
+	if c.err == nil && len(c.queue) < maxQueue {
+		c.queue = r.Append(c.queue)
+	}
+	over := c.err == nil && len(c.queue) >= maxQueue
+	c.mu.Unlock()
+	if over {
+		go c.close(fmt.Errorf("%d bytes of records are waiting: the peer takes none", maxQueue))
+		return
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// PostLater has s flushed within the acknowledgement delay, with all others that asked: one wake-up and one segment for many
+// connections.
+func (c *channel) PostLater(s *session.Session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.late = append(c.late, s)
+	if !c.lateOn {
+		c.lateOn = true
+		if c.lateT == nil {
+			c.lateT = time.AfterFunc(c.e.cfg.Session.AckDelay, c.flushLate)
+		} else {
+			c.lateT.Reset(c.e.cfg.Session.AckDelay)
+		}
+	}
+}
+
+func (c *channel) flushLate() {
+	c.mu.Lock()
+	late := c.late
+	c.late, c.lateOld, c.lateOn = c.lateOld[:0], nil, false
+	c.mu.Unlock()
+	for _, s := range late {
+		s.Flush()
+	}
+	clear(late)
+	c.mu.Lock()
+	c.lateOld = late
+	c.mu.Unlock()
+}
+
+func (c *channel) writeLoop() {
+	for {
+		select {
+		case <-c.wake:
+		case <-c.done:
+			return
+		}
+		for {
+			c.mu.Lock()
+			out := c.queue
+			c.queue, c.spare = c.spare[:0], nil
+			c.mu.Unlock()
+			if len(out) == 0 {
+				c.mu.Lock()
+				c.spare = out
+				c.mu.Unlock()
+				break
+			}
+			err := sendAll(c.link, out)
+			c.mu.Lock()
+			if cap(out) <= 64<<10 {
+				c.spare = out
+			}
+			c.mu.Unlock()
+			if err != nil {
+				c.close(err)
+				return
+			}
+		}
+	}
+}
+
+func (c *channel) readLoop() {
+	buf := make([]byte, 0, 4<<10)
+	var r wire.Record
+	for {
+		n, err := c.link.Recv(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if n > 0 {
+			c.heard.Store(time.Now().UnixNano())
+		}
+		rest := buf
+		for {
+			k, perr := wire.ParseRecord(rest, &r)
+			if perr != nil {
+				c.close(perr)
+				return
+			}
+			if k == 0 {
+				break
+			}
+			rest = rest[k:]
+			c.dispatch(&r)
+		}
+		buf = buf[:copy(buf[:cap(buf)], rest)]
+		if err != nil {
+			c.close(err)
+			return
+		}
+	}
+}
+
+func (c *channel) dispatch(r *wire.Record) {
+	switch r.Type {
+	case wire.TypePing:
+		c.Post(&wire.Record{Type: wire.TypePong, Token: r.Token})
+	case wire.TypeAttach:
+		c.onAttach(r)
+	case wire.TypeNak:
+		c.e.log.Debug("attach refused", "gid", r.GID, "peer", c.proc, "why", r.Code)
+		c.offerAgain(r.GID)
+	case wire.TypeState, wire.TypeReset:
+		c.mu.Lock()
+		s := c.attached[r.GID]
+		c.mu.Unlock()
+		if s != nil {
+			s.OnChannelRecord(c, r)
+		}
+	}
+}
+
+// proof shows that its sender holds the connection's secret, on this very channel and in this role.
+func (c *channel) proof(s *session.Session, initiator bool) (mac [wire.MACSize]byte) {
+	secret := s.Secret()
+	h := hmac.New(sha256.New, secret[:])
+	role := "attach acceptor"
+	if initiator {
+		role = "attach initiator"
+	}
+	h.Write([]byte(role))
+	h.Write(c.binding)
+	copy(mac[:], h.Sum(nil))
+	return mac
+}
+
+// attach offers s to the peer.
+func (c *channel) attach(s *session.Session) {
+	c.Post(&wire.Record{Type: wire.TypeAttach, GID: s.GID(), MAC: c.proof(s, s.Initiator())})
+}
+
+// offerAgain repeats a refused offer in a moment: the offer may have overtaken the data link that brings the connection (or
+// its new holder) to the peer.
+func (c *channel) offerAgain(id gid.GID) {
+	time.AfterFunc(attachRetry, func() {
+		s := c.e.lookup(id)
+		if s == nil || !s.Initiator() || s.Attached() {
+			return
+		}
+		if p, _ := s.Peer(); p == c.proc {
+			c.attach(s)
+		}
+	})
+}
+
+func (c *channel) onAttach(r *wire.Record) {
+	s := c.e.lookup(r.GID)
+	if s == nil {
+		c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusUnknown})
+		return
+	}
+	want := c.proof(s, !s.Initiator())
+	if !hmac.Equal(want[:], r.MAC[:]) {
+		c.e.count.badProofs.Add(1)
+		c.e.log.Warn("attach with a wrong proof", "gid", r.GID, "peer", c.proc)
+		c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusKey})
+		return
+	}
+	if p, _ := s.Peer(); p != c.proc {
+		// The holder of the other end has changed, or this channel outran the resume link that says so.
+		c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusStale})
+		return
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.attached[r.GID] = s
+	c.mu.Unlock()
+	if !s.Initiator() {
+		c.attach(s)
+	}
+	s.Attach(c)
+	c.mu.Lock()
+	closed := c.err != nil
+	c.mu.Unlock()
+	if closed {
+		s.Detach(c)
+	}
+}
+
+func (c *channel) forget(id gid.GID) {
+	c.mu.Lock()
+	delete(c.attached, id)
+	c.mu.Unlock()
+}
+
+// keepalive asks for a sign of life when none came by itself.
+func (c *channel) keepalive() {
+	every, dead := c.e.cfg.KeepAlive, c.e.cfg.KeepAliveDead
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for n := uint64(0); ; n++ {
+		select {
+		case <-t.C:
+		case <-c.done:
+			return
+		}
+		silent := time.Since(time.Unix(0, c.heard.Load()))
+		if silent >= dead {
+			c.close(fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond)))
+			return
+		}
+		if silent >= every/2 {
+			c.Post(&wire.Record{Type: wire.TypePing, Token: n})
+		}
+	}
+}
+
+var errChannelClosed = errors.New("control channel closed")
+
+// close ends the channel; its connections go on without until the next one.
+func (c *channel) close(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	list := c.attached
+	c.attached = nil
+	c.late = nil
+	c.mu.Unlock()
+	if c.lateT != nil {
+		c.lateT.Stop()
+	}
+	close(c.done)
+	c.link.Interrupt()
+	c.link.Close()
+	for _, s := range list {
+		s.Detach(c)
+	}
+	c.e.log.Info("control channel lost", "peer", c.proc, "err", err)
+	c.e.channelDown(c)
+}

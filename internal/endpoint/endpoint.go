@@ -1,0 +1,442 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// Config holds the tunables of an endpoint. Zero fields take the defaults, except Substrate, which is needed.
+type Config struct {
+	// Session is the configuration of every connection.
+	Session session.Config
+	// Substrate makes the links.
+	Substrate substrate.Substrate
+	// ClusterKey, if not empty, must be the same on both sides; peers without it are refused.
+	ClusterKey []byte
+	// HandshakeTimeout bounds one handshake. Default 5 s.
+	HandshakeTimeout time.Duration
+	// MaxHandshakes bounds the handshakes in progress on the accepting side; more are told to come back. Default 1024.
+	MaxHandshakes int
+	// Backlog bounds the connections waiting for Accept, per listener. Default 1024.
+	Backlog int
+	// KeepAlive is how often a silent control channel is asked for a sign of life; KeepAliveDead is the silence after which
+	// it is given up and replaced. Defaults 5 s and 15 s.
+	KeepAlive, KeepAliveDead time.Duration
+	// MemoryBudget bounds the send and receive buffers of all connections together, in bytes. Beyond it every connection keeps a
+	// minimum of 64 KiB. Default 1 GiB.
+	MemoryBudget int64
+	// Remember is how long an ended connection still answers its peer. Default 30 s.
+	Remember time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	c.Session = c.Session.WithDefaults()
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.HandshakeTimeout, 5*time.Second)
+	def(&c.KeepAlive, 5*time.Second)
+	def(&c.KeepAliveDead, 3*c.KeepAlive)
+	def(&c.Remember, 30*time.Second)
+	if c.MaxHandshakes <= 0 {
+		c.MaxHandshakes = 1024
+	}
+	if c.Backlog <= 0 {
+		c.Backlog = 1024
+	}
+	if c.MemoryBudget <= 0 {
+		c.MemoryBudget = 1 << 30
+	}
+	return c
+}
+
+// maxRemembered bounds the ended connections that are kept to answer their peers.
+const maxRemembered = 4096
+
+// Endpoint is one process's end of everything. Its methods are safe for concurrent use.
+type Endpoint struct {
+	cfg  Config
+	proc gid.ProcessID
+	psk  [32]byte
+	log  *slog.Logger
+	pool *session.Pool
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{} // one per handshake in progress
+
+	mu        sync.Mutex
+	sessions  map[gid.GID]*entry
+	ended     []gid.GID // remembered, oldest first
+	peers     map[gid.ProcessID]*peer
+	channels  map[*channel]struct{}
+	listeners map[*Listener]struct{} // also closed ones that connections still need
+	imported  map[importKey]struct{}
+	links     map[substrate.Link]struct{} // in handshake
+	closed    bool
+
+	count counts
+}
+
+// entry is what the endpoint knows about a connection besides its session.
+type entry struct {
+	s        *session.Session
+	home     string    // the address that was dialled; "" on the accepting side
+	from     *Listener // that accepted it
+	imported bool
+	peer     *peer // this end looks after the control channel to it
+	ended    bool
+}
+
+type counts struct {
+	handshakes, refused, busy, badProofs, plain atomic.Uint64
+	opened, accepted, resumed, importedN        atomic.Uint64
+}
+
+// New makes an endpoint with a fresh process identity.
+func New(cfg Config) *Endpoint {
+	cfg = cfg.withDefaults()
+	e := &Endpoint{
+		cfg: cfg, proc: gid.NewProcessID(), psk: clusterPSK(cfg.ClusterKey), log: cfg.Session.Logger,
+		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes),
+		sessions: make(map[gid.GID]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
+		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+// Proc returns the process identity.
+func (e *Endpoint) Proc() gid.ProcessID { return e.proc }
+
+// Config returns the configuration, defaults filled in.
+func (e *Endpoint) Config() Config { return e.cfg }
+
+func (e *Endpoint) lookup(id gid.GID) *session.Session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if en := e.sessions[id]; en != nil {
+		return en.s
+	}
+	return nil
+}
+
+// Sessions returns the connections of this process that haven't ended.
+func (e *Endpoint) Sessions() []*session.Session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []*session.Session
+	for _, en := range e.sessions {
+		if !en.ended {
+			list = append(list, en.s)
+		}
+	}
+	return list
+}
+
+// Dial opens a connection to address. An error matches ErrNotSockemu if the peer answers but doesn't speak sockemu,
+// *session.RefusedError if it refused, or the substrate's error classes.
+func (e *Endpoint) Dial(ctx context.Context, address string) (*session.Session, error) {
+	backoff := 10 * time.Millisecond
+	for {
+		s, err := e.dialOnce(ctx, address)
+		var r *session.RefusedError
+		if err == nil || !errors.As(err, &r) || r.Status != wire.StatusBusy {
+			return s, err
+		}
+		t := time.NewTimer(backoff)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		case <-e.ctx.Done():
+			t.Stop()
+			return nil, net.ErrClosed
+		}
+		backoff = min(2*backoff, time.Second)
+	}
+}
+
+func (e *Endpoint) dialOnce(ctx context.Context, address string) (*session.Session, error) {
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
+	link, err := e.cfg.Substrate.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	hctx, hcancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+	defer hcancel()
+	id := gid.New()
+	seal := e.cfg.Session.Seal
+	my := wire.Setup{Proc: e.proc, Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer), Addrs: e.addrs(link)}
+	peer, a, err := dialHandshake(hctx, link, request{
+		kind: wire.KindOpen, gid: id, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: seal, my: my, addr: address,
+	})
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	s := session.New(id, true, a.secret(true), e.cfg.Session, e, e.pool)
+	s.SetAddrs(link.LocalAddr(), link.RemoteAddr())
+	if err := e.add(&entry{s: s, home: address}); err != nil {
+		link.Close()
+		return nil, err
+	}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: 1, Peer: peer}
+	if seal {
+		nl.Seal = session.NewSeal(a.out, a.in)
+	}
+	if err := s.Bind(nl); err != nil {
+		e.remove(id)
+		return nil, err
+	}
+	e.count.opened.Add(1)
+	return s, nil
+}
+
+// bound ends ctx with the endpoint.
+func (e *Endpoint) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(e.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (e *Endpoint) add(en *entry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return net.ErrClosed
+	}
+	if old := e.sessions[en.s.GID()]; old != nil {
+		return fmt.Errorf("connection %s is already here", en.s.GID())
+	}
+	e.sessions[en.s.GID()] = en
+	if en.from != nil {
+		en.from.live++
+	}
+	return nil
+}
+
+func (e *Endpoint) remove(id gid.GID) {
+	e.mu.Lock()
+	en := e.sessions[id]
+	if en == nil {
+		e.mu.Unlock()
+		return
+	}
+	delete(e.sessions, id)
+	p := en.peer
+	var free *Listener
+	if en.from != nil && !en.ended {
+		free = e.released(en.from)
+	}
+	e.mu.Unlock()
+	if p != nil {
+		p.leave(en.s)
+	}
+	if free != nil {
+		free.raw.Close()
+	}
+	for _, c := range e.openChannels() {
+		c.forget(id)
+	}
+}
+
+func (e *Endpoint) openChannels() []*channel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := make([]*channel, 0, len(e.channels))
+	for c := range e.channels {
+		list = append(list, c)
+	}
+	return list
+}
+
+// Ended implements session.Env: the connection is remembered for a while, so that its peer, which may have missed the last
+// records, gets an answer.
+func (e *Endpoint) Ended(s *session.Session) {
+	e.mu.Lock()
+	en := e.sessions[s.GID()]
+	if en == nil || en.s != s || en.ended {
+		e.mu.Unlock()
+		return
+	}
+	en.ended = true
+	e.ended = append(e.ended, s.GID())
+	var oldest gid.GID
+	if len(e.ended) > maxRemembered {
+		oldest = e.ended[0]
+	}
+	var free *Listener
+	if en.from != nil {
+		free = e.released(en.from)
+	}
+	closed := e.closed
+	e.mu.Unlock()
+	if free != nil {
+		free.raw.Close()
+	}
+	if !oldest.IsZero() {
+		e.forget(oldest)
+	}
+	if !closed {
+		time.AfterFunc(e.cfg.Remember, func() { e.forget(s.GID()) })
+	}
+}
+
+func (e *Endpoint) forget(id gid.GID) {
+	e.mu.Lock()
+	for i, g := range e.ended {
+		if g == id {
+			e.ended = append(e.ended[:i], e.ended[i+1:]...)
+			break
+		}
+	}
+	e.mu.Unlock()
+	e.remove(id)
+}
+
+// CanDial implements session.Env.
+func (e *Endpoint) CanDial(s *session.Session) bool {
+	e.mu.Lock()
+	en := e.sessions[s.GID()]
+	ok := en != nil && !e.closed && (en.home != "" || en.imported)
+	e.mu.Unlock()
+	return ok
+}
+
+// Resume implements session.Env: it tries the address that was dialled first, then those that the peer's process has
+// given, so that a load balancer, which may pick another process, is passed by.
+func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup) (session.NewLink, error) {
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
+	e.mu.Lock()
+	en := e.sessions[s.GID()]
+	home := ""
+	if en != nil {
+		home = en.home
+	}
+	e.mu.Unlock()
+	if en == nil {
+		return session.NewLink{}, net.ErrClosed
+	}
+	_, addrs := s.Peer()
+	var refused, failed error
+	for _, addr := range candidates(home, addrs) {
+		nl, err := e.resumeAt(ctx, s, my, addr)
+		if err == nil {
+			e.count.resumed.Add(1)
+			return nl, nil
+		}
+		var r *session.RefusedError
+		switch {
+		case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy:
+			return nl, err // the holder itself has spoken
+		case r != nil:
+			refused = err
+		default:
+			failed = err
+		}
+	}
+	if failed != nil {
+		return session.NewLink{}, failed
+	}
+	if refused == nil {
+		refused = errors.New("no address of the peer is known")
+	}
+	return session.NewLink{}, refused
+}
+
+func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, addr string) (session.NewLink, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+	defer cancel()
+	link, err := e.cfg.Substrate.Dial(ctx, addr)
+	if err != nil {
+		return session.NewLink{}, err
+	}
+	my.Proc, my.Addrs = e.proc, e.addrs(link)
+	peer, a, err := dialHandshake(ctx, link, request{
+		kind: wire.KindResume, gid: s.GID(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr,
+	})
+	if err != nil {
+		link.Close()
+		return session.NewLink{}, err
+	}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: my.LinkNo, Peer: peer}
+	if e.cfg.Session.Seal {
+		nl.Seal = session.NewSeal(a.out, a.in)
+	}
+	return nl, nil
+}
+
+func candidates(home string, more []string) []string {
+	var list []string
+	if home != "" {
+		list = append(list, home)
+	}
+	for _, a := range more {
+		if a != home {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// Close ends every connection with a reset, closes the listeners and waits for all goroutines of the endpoint.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return net.ErrClosed
+	}
+	e.closed = true
+	var list []*session.Session
+	for _, en := range e.sessions {
+		list = append(list, en.s)
+	}
+	var ls []*Listener
+	for l := range e.listeners {
+		ls = append(ls, l)
+	}
+	e.mu.Unlock()
+	for _, l := range ls {
+		l.shut(true)
+	}
+	for _, s := range list {
+		s.Abort(net.ErrClosed, "the endpoint was closed")
+	}
+	e.cancel()
+	e.mu.Lock()
+	for link := range e.links {
+		link.Interrupt()
+	}
+	e.mu.Unlock()
+	for _, c := range e.openChannels() {
+		c.close(errChannelClosed)
+	}
+	e.wg.Wait()
+	e.mu.Lock()
+	clear(e.sessions)
+	e.mu.Unlock()
+	return nil
+}
+
+type importKey struct {
+	id    gid.GID
+	epoch uint64
+}

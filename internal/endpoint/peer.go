@@ -1,0 +1,283 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// elsewhereRetry is the pause after every address of a peer led to another process: a load balancer stands in between, and its
+// connections stay in record mode meanwhile.
+const elsewhereRetry = 30 * time.Second
+
+// idleChannel is how long a control channel outlives its last connection.
+const idleChannel = 5 * time.Second
+
+// errElsewhere: an address led to another process than the one wanted.
+var errElsewhere = errors.New("another process answers there")
+
+// A peer is a process to which this one looks after a control channel, because it has dialled connections to it.
+type peer struct {
+	e    *Endpoint
+	proc gid.ProcessID
+
+	mu       sync.Mutex
+	addrs    []string
+	sessions map[gid.GID]*session.Session
+	ch       *channel
+	running  bool // the dial loop
+	retry    chan struct{}
+}
+
+// Bound implements session.Env: a session has a new link, perhaps to another process than before.
+func (e *Endpoint) Bound(s *session.Session) {
+	if e.cfg.Session.Seal {
+		return // records travel in the sealed link
+	}
+	proc, addrs := s.Peer()
+	e.mu.Lock()
+	en := e.sessions[s.GID()]
+	if en == nil || en.home == "" && !en.imported || e.closed {
+		e.mu.Unlock()
+		return
+	}
+	p := e.peers[proc]
+	if p == nil {
+		p = &peer{e: e, proc: proc, sessions: make(map[gid.GID]*session.Session), retry: make(chan struct{}, 1)}
+		e.peers[proc] = p
+	}
+	old := en.peer
+	en.peer = p
+	home := en.home
+	e.mu.Unlock()
+	if old != nil && old != p {
+		old.leave(s)
+	}
+	p.join(s, candidates(home, addrs))
+}
+
+func (p *peer) join(s *session.Session, addrs []string) {
+	p.mu.Lock()
+	p.sessions[s.GID()] = s
+	for _, a := range addrs {
+		known := false
+		for _, b := range p.addrs {
+			known = known || a == b
+		}
+		if !known && len(p.addrs) < 2*wire.MaxAddrs {
+			p.addrs = append(p.addrs, a)
+		}
+	}
+	ch := p.ch
+	p.mu.Unlock()
+	switch {
+	case ch == nil:
+		p.run()
+		select {
+		case p.retry <- struct{}{}:
+		default:
+		}
+	case !s.Attached():
+		ch.attach(s)
+	}
+}
+
+// leave forgets s; the last one to leave closes the channel after a while.
+func (p *peer) leave(s *session.Session) {
+	p.mu.Lock()
+	delete(p.sessions, s.GID())
+	empty := len(p.sessions) == 0
+	p.mu.Unlock()
+	if empty {
+		p.e.mu.Lock()
+		closed := p.e.closed
+		p.e.mu.Unlock()
+		if !closed {
+			time.AfterFunc(idleChannel, p.tidy)
+		}
+	}
+}
+
+func (p *peer) tidy() {
+	p.e.mu.Lock()
+	p.mu.Lock()
+	ch := p.ch
+	empty := len(p.sessions) == 0
+	if empty && !p.running {
+		delete(p.e.peers, p.proc)
+	}
+	p.mu.Unlock()
+	p.e.mu.Unlock()
+	if empty && ch != nil {
+		ch.close(errChannelClosed)
+	}
+}
+
+// run starts the loop that gets a control channel, unless it runs.
+func (p *peer) run() {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running || p.ch != nil || p.e.closed {
+		return
+	}
+	p.running = true
+	p.e.wg.Go(p.loop)
+}
+
+func (p *peer) loop() {
+	since := time.Now()
+	backoff := p.e.cfg.Session.RetryMin
+	for {
+		p.mu.Lock()
+		if len(p.sessions) == 0 || p.e.ctx.Err() != nil {
+			p.running = false
+			p.mu.Unlock()
+			return
+		}
+		addrs := append([]string(nil), p.addrs...)
+		p.mu.Unlock()
+
+		c, err := p.dial(addrs)
+		if err == nil {
+			p.up(c)
+			return
+		}
+		pause := time.Duration(float64(backoff) * (0.5 + rand.Float64()))
+		backoff = min(2*backoff, p.e.cfg.Session.RetryMax)
+		if errors.Is(err, errElsewhere) {
+			pause = elsewhereRetry
+		}
+		if errors.Is(err, errElsewhere) || time.Since(since) >= p.e.cfg.Session.DeadAfter {
+			for _, s := range p.list() {
+				s.GiveUpBare(fmt.Errorf("no control channel: %w", err))
+			}
+		}
+		p.e.log.Debug("no control channel yet", "peer", p.proc, "err", err)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-p.retry:
+		case <-p.e.ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+func (p *peer) list() []*session.Session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]*session.Session, 0, len(p.sessions))
+	for _, s := range p.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+// dial tries every address. It returns errElsewhere only if each of them led to another process.
+func (p *peer) dial(addrs []string) (*channel, error) {
+	var failed error
+	for _, a := range addrs {
+		c, err := p.dialAt(a)
+		if err == nil {
+			return c, nil
+		}
+		if failed == nil || !errors.Is(err, errElsewhere) {
+			failed = err
+		}
+	}
+	return nil, failed
+}
+
+func (p *peer) dialAt(addr string) (*channel, error) {
+	e := p.e
+	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.HandshakeTimeout)
+	defer cancel()
+	link, err := e.cfg.Substrate.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	my := wire.Setup{Proc: e.proc, Addrs: e.addrs(link)}
+	got, a, err := dialHandshake(ctx, link, request{kind: wire.KindControl, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, my: my, addr: addr})
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	if got.Proc != p.proc {
+		link.Close()
+		return nil, fmt.Errorf("%s: %w: process %s, not %s", addr, errElsewhere, got.Proc, p.proc)
+	}
+	return newChannel(e, link, p.proc, a.binding, true), nil
+}
+
+// up puts a fresh channel to use.
+func (p *peer) up(c *channel) {
+	if !p.e.register(c) {
+		c.link.Close()
+		p.mu.Lock()
+		p.running = false
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Lock()
+	p.ch, p.running = c, false
+	p.mu.Unlock()
+	p.e.log.Info("control channel up", "peer", p.proc, "addr", c.link.RemoteAddr())
+	for _, s := range p.list() {
+		c.attach(s)
+		s.RetryNow()
+	}
+}
+
+// register adds a channel to the endpoint's and starts it. It reports false if the endpoint is closed.
+func (e *Endpoint) register(c *channel) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.channels[c] = struct{}{}
+	c.start()
+	return true
+}
+
+// channelDown is called once for every registered channel.
+func (e *Endpoint) channelDown(c *channel) {
+	e.mu.Lock()
+	delete(e.channels, c)
+	p := e.peers[c.proc]
+	e.mu.Unlock()
+	if p == nil || !c.dialed {
+		return
+	}
+	p.mu.Lock()
+	mine := p.ch == c
+	if mine {
+		p.ch = nil
+	}
+	again := mine && len(p.sessions) > 0
+	p.mu.Unlock()
+	if again {
+		p.run()
+	}
+}
+
+// addrs is where this process says it can be reached, as seen over link.
+func (e *Endpoint) addrs(link substrate.Link) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []string
+	for l := range e.listeners {
+		list = append(list, l.reachable(link)...)
+	}
+	return list
+}

@@ -1,0 +1,203 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/sockemu/sockemu/wire"
+)
+
+// SetLinger sets how long Close waits for the peer's session to have everything, in seconds, as net.TCPConn does: 0 resets
+// the connection and throws away what is unacknowledged, a negative value restores the configured time.
+func (s *Session) SetLinger(sec int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case sec == 0:
+		s.linger = -1
+	case sec < 0:
+		s.linger = s.cfg.Linger
+	default:
+		s.linger = time.Duration(sec) * time.Second
+	}
+}
+
+// Close ends the connection: it tells the peer where the stream ends and that nothing will be read any more, and waits,
+// for the linger time at most, until the peer's session has every byte. If it can't have them it returns an *EndError with
+// ErrUndelivered or the reason of the connection's end: bytes are never dropped silently. Blocked Reads and Writes return
+// net.ErrClosed. A second Close returns net.ErrClosed.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	if s.closed || s.exported {
+		err := s.closedErr()
+		s.mu.Unlock()
+		return err
+	}
+	s.closed = true
+	linger := s.linger
+	s.kickReader()
+	s.canTx.raise()
+	if b := s.cur; b != nil && b.appSending {
+		b.setSendDeadline(past)
+	}
+	s.mu.Unlock()
+
+	if linger < 0 {
+		s.fail(net.ErrClosed, "reset by SetLinger(0)")
+		return nil
+	}
+	s.wr.lock() // a Write in progress has left
+	s.mu.Lock()
+	s.finSent = true
+	s.pend.clear()
+	s.mu.Unlock()
+	s.wr.unlock()
+	s.say(wire.StateReply)
+	s.armProbe()
+	s.kickPump()
+	s.closeTimer = time.AfterFunc(linger, func() { s.end(nil) })
+	return s.awaitDelivery(linger)
+}
+
+// awaitDelivery waits until the peer's session has every byte.
+func (s *Session) awaitDelivery(linger time.Duration) error {
+	var timeout <-chan time.Time
+	for {
+		s.mu.Lock()
+		left := s.sent.Load() - s.acked.Load()
+		err := s.err
+		var outage time.Duration
+		if !s.downSince.IsZero() {
+			outage = time.Since(s.downSince)
+		}
+		switch {
+		case left == 0:
+			over := s.finished()
+			s.mu.Unlock()
+			if over {
+				s.end(nil)
+			}
+			return nil
+		case err != nil:
+			s.mu.Unlock()
+			var e *EndError
+			if errors.As(err, &e) {
+				return &EndError{GID: s.id, Reason: e.Reason, Detail: e.Detail, Unacked: left, Outage: e.Outage}
+			}
+			return err
+		case s.peerClose:
+			s.mu.Unlock()
+			s.end(nil)
+			return &EndError{GID: s.id, Reason: ErrReset, Detail: "the peer closed without reading everything", Unacked: left}
+		case s.ended:
+			s.mu.Unlock()
+			return &EndError{GID: s.id, Reason: ErrUndelivered, Detail: fmt.Sprintf("lingered %v", linger), Unacked: left, Outage: outage}
+		}
+		ch := s.changes()
+		s.mu.Unlock()
+		if timeout == nil {
+			t := time.NewTimer(linger)
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case <-ch:
+		case <-s.done:
+		case <-timeout:
+			e := &EndError{GID: s.id, Reason: ErrUndelivered, Detail: fmt.Sprintf("lingered %v", linger), Unacked: left, Outage: outage}
+			s.fail(ErrUndelivered, e.Detail)
+			return e
+		}
+	}
+}
+
+// finished reports whether both ends know all there is to know. Under mu.
+func (s *Session) finished() bool {
+	return s.closed && s.finSent && s.finSeen && (s.acked.Load() == s.sent.Load() || s.peerClose)
+}
+
+// Abort ends the connection at once, with a reset for the peer.
+func (s *Session) Abort(reason error, detail string) { s.fail(reason, detail) }
+
+// fail gives the connection its definite end.
+func (s *Session) fail(reason error, detail string) {
+	s.mu.Lock()
+	if s.ended || s.err != nil || s.exported {
+		s.mu.Unlock()
+		return
+	}
+	e := &EndError{GID: s.id, Reason: reason, Detail: detail, Unacked: s.sent.Load() - min(s.sent.Load(), s.acked.Load())}
+	if !s.downSince.IsZero() {
+		e.Outage = time.Since(s.downSince)
+	}
+	s.err = e
+	s.events.add("ended: %v", e)
+	s.log.Warn("connection ended", "gid", s.id, "err", e)
+	tell := !errors.Is(reason, ErrReset) && !errors.Is(reason, ErrFenced) && !errors.Is(reason, ErrPeerGone)
+	b := s.cur
+	if tell && s.ch != nil {
+		s.ch.Post(&wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed})
+		b = nil
+	}
+	s.mu.Unlock()
+	if tell && b != nil {
+		s.resetInBand(b)
+	}
+	s.end(e)
+}
+
+// resetInBand tells the peer on a link in record mode, if it takes the record at once.
+func (s *Session) resetInBand(b *binding) {
+	if !s.tx.tryLock() {
+		return
+	}
+	defer s.tx.unlock()
+	s.mu.Lock()
+	ok := s.cur == b && !b.txBare && len(b.rest) == 0
+	if ok {
+		b.setSendDeadline(time.Now().Add(50 * time.Millisecond))
+	}
+	s.mu.Unlock()
+	if !ok {
+		return
+	}
+	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
+	buf := s.sealFrame(b, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
+	b.link.Send(0, [][]byte{buf})
+}
+
+// end releases what the connection holds. The session still answers records, so that the peer can finish too.
+func (s *Session) end(error) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	if s.cur != nil {
+		b := s.cur
+		s.cur, s.old = nil, b
+		b.link.Interrupt()
+		go s.settle()
+	}
+	for _, t := range []*time.Timer{s.probe, s.patience, s.late, s.closeTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	s.cancel()
+	close(s.done)
+	s.changed()
+	s.canRx.raise()
+	s.canTx.raise()
+	s.bmu.Lock()
+	s.unack.clear()
+	s.bmu.Unlock()
+	if s.closed {
+		s.pend.clear()
+	}
+	s.mu.Unlock()
+	s.env.Ended(s)
+}

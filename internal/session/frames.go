@@ -1,0 +1,257 @@
+package session
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/sockemu/sockemu/wire"
+)
+
+// ctlRoom is enough for the records one control frame carries.
+const ctlRoom = wire.FrameHeader + 2*wire.MaxRecord + wire.TagSize
+
+// sendFrames sends, on a link in record mode, a State if one is due, then as much data as fits one frame, or the switch to
+// bare mode. The caller holds tx.
+func (s *Session) sendFrames(b *binding) error {
+	if b.scratch == nil {
+		b.scratch = make([]byte, 0, ctlRoom)
+	}
+	buf := b.scratch[:0]
+
+	s.mu.Lock()
+	bare := s.mayBare(b)
+	limit := s.peerLimit
+	if s.ctlDue.Swap(false) {
+		r := s.state(s.ctlFlags)
+		s.ctlFlags = 0
+		at := len(buf)
+		buf = append(buf, 0, 0, 0, 0)
+		buf = r.Append(buf)
+		buf = s.sealFrame(b, buf, at, wire.FrameCtrl)
+	}
+	if bare {
+		buf = append(buf, byte(wire.FrameBare), 0, 0, 0)
+		b.txBare = true
+		s.events.add("link %d: sending bare", b.no)
+	}
+	s.mu.Unlock()
+
+	n := 0
+	if !bare {
+		s.bmu.Lock()
+		n = int(min(s.sent.Load()-s.next, wire.MaxPayload, limit-min(limit, s.next)))
+		s.views = s.unack.view(s.views[:0], s.next, n)
+		s.bmu.Unlock()
+	}
+	if n > 0 {
+		at := len(buf)
+		buf = append(buf, 0, 0, 0, 0)
+		if b.seal != nil {
+			for _, v := range s.views {
+				buf = append(buf, v...)
+			}
+			buf = s.sealFrame(b, buf, at, wire.FrameData)
+			s.views = s.views[:0]
+		} else {
+			wire.PutFrameHeader(buf[at:], wire.FrameData, n)
+		}
+		s.next += uint64(n)
+		defer s.armProbe()
+	} else {
+		s.views = s.views[:0]
+	}
+	b.scratch = buf
+
+	bufs := append(b.gather[:0], buf)
+	bufs = append(bufs, s.views...)
+	b.gather = bufs
+	total := len(buf)
+	for _, v := range s.views {
+		total += len(v)
+	}
+	if total == 0 {
+		return nil
+	}
+	sent, err := b.link.Send(0, bufs)
+	if err != nil && sent < total {
+		// The link has a part of a frame: whoever sends next must send the rest first. net.Buffers and the like may have
+		// consumed the list, so it is rebuilt.
+		rest := append([]byte(nil), buf...)
+		for _, v := range s.views {
+			rest = append(rest, v...)
+		}
+		b.rest = rest[sent:]
+	}
+	clear(s.views)
+	clear(b.gather)
+	return err
+}
+
+// sealFrame fills in the header of the frame whose body is buf[at+FrameHeader:], sealing the body if the link is sealed.
+func (s *Session) sealFrame(b *binding, buf []byte, at int, t wire.FrameType) []byte {
+	body := buf[at+wire.FrameHeader:]
+	if b.seal == nil {
+		wire.PutFrameHeader(buf[at:], t, len(body))
+		return buf
+	}
+	wire.PutFrameHeader(buf[at:], t, len(body)+wire.TagSize)
+	return b.seal.seal(buf[:at+wire.FrameHeader], buf[at:at+wire.FrameHeader], body)
+}
+
+// receiveFrames is the reader of a link in record mode. It ends when the link does or when the peer switches to bare mode.
+func (s *Session) receiveFrames(b *binding) {
+	err := s.frames(b)
+	close(b.framesDone)
+	if err != nil {
+		s.lost(b, err)
+		if errors.Is(err, wire.ErrFormat) || errors.Is(err, errTamper) {
+			s.fail(ErrProtocol, err.Error())
+		}
+		return
+	}
+	s.canRx.raise()
+	s.mu.Lock()
+	s.startPull()
+	s.mu.Unlock()
+}
+
+func (s *Session) frames(b *binding) error {
+	var small [256]byte // header, records, and the head of a payload: an idle link costs no more
+	have := small[:0]
+	var big *block
+	defer func() {
+		if big != nil {
+			s.pool.putFrame(big)
+		}
+	}()
+	fill := func(n int) error { // makes have at least n bytes long
+		for len(have) < n {
+			k, err := b.link.Recv(have[len(have):cap(have)])
+			have = have[:len(have)+k]
+			if k > 0 {
+				s.heard.Store(time.Now().UnixNano())
+			}
+			if err != nil && len(have) < n {
+				if err == io.EOF && len(have) > 0 {
+					return io.ErrUnexpectedEOF
+				}
+				return err
+			}
+		}
+		return nil
+	}
+	for {
+		if cap(have)-len(have) < wire.FrameHeader || len(have) == 0 {
+			have = small[:copy(small[:], have)]
+		}
+		if err := fill(wire.FrameHeader); err != nil {
+			return err
+		}
+		t, n, err := wire.ParseFrameHeader(have, b.seal != nil)
+		if err != nil {
+			return err
+		}
+		head := [wire.FrameHeader]byte(have)
+		have = have[wire.FrameHeader:]
+
+		var body []byte
+		if n <= len(have) {
+			body, have = have[:n], have[n:]
+		} else if n <= cap(small[:])-wire.FrameHeader {
+			have = small[:copy(small[:], have)]
+			if err := fill(n); err != nil {
+				return err
+			}
+			body, have = have[:n], have[n:]
+		} else {
+			if big == nil {
+				big = s.pool.getFrame()
+			}
+			k := copy(big.buf, have)
+			have = small[:0]
+			for k < n {
+				m, err := b.link.Recv(big.buf[k:n])
+				if k += m; err != nil && k < n {
+					return err
+				}
+				s.heard.Store(time.Now().UnixNano())
+			}
+			body = big.buf[:n]
+		}
+		if b.seal != nil {
+			if body, err = b.seal.open(head[:], body); err != nil {
+				return err
+			}
+		}
+		switch t {
+		case wire.FrameData:
+			if err := s.take(body); err != nil {
+				return err
+			}
+			s.acknowledge()
+		case wire.FrameCtrl:
+			if err := s.takeRecords(body); err != nil {
+				return err
+			}
+		case wire.FrameBare:
+			if len(have) > 0 {
+				s.keep(have)
+				s.acknowledge()
+			}
+			s.mu.Lock()
+			b.rxBare = true
+			s.mu.Unlock()
+			return nil
+		}
+		if big != nil && s.idle() {
+			s.pool.putFrame(big)
+			big = nil
+		}
+	}
+}
+
+// idle reports whether the application has caught up with what arrived.
+func (s *Session) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pend.n == 0
+}
+
+// take keeps the payload of a data frame.
+func (s *Session) take(p []byte) error {
+	s.mu.Lock()
+	got := s.got.Load()
+	switch {
+	case got+uint64(len(p)) > s.limitTold && got+uint64(len(p)) > s.limit():
+		s.mu.Unlock()
+		return wireError("peer sends beyond its window")
+	case s.finKnown && got+uint64(len(p)) > s.fin:
+		s.mu.Unlock()
+		return wireError("peer sends beyond the end of its stream")
+	}
+	s.mu.Unlock()
+	s.keep(p)
+	return nil
+}
+
+func (s *Session) takeRecords(p []byte) error {
+	var r wire.Record
+	for len(p) > 0 {
+		n, err := wire.ParseRecord(p, &r)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return wireError("truncated record in a control frame")
+		}
+		p = p[n:]
+		if r.Type == wire.TypeState || r.Type == wire.TypeReset {
+			if r.GID != s.id {
+				return wireError("in-band record about another connection")
+			}
+			s.OnRecord(&r)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package session
+
+import (
+	"errors"
+	"os"
+	"time"
+)
+
+// Read takes the next bytes: from the link straight into p when the link is bare. It returns io.EOF after the peer's last
+// byte, os.ErrDeadlineExceeded, net.ErrClosed or an *EndError.
+func (s *Session) Read(p []byte) (int, error) {
+	s.rd.lock()
+	n, err := s.read(p)
+	s.rd.unlock()
+	return n, err
+}
+
+func (s *Session) read(p []byte) (int, error) {
+	for {
+		s.mu.Lock()
+		if err := s.readErr(); err != nil {
+			s.mu.Unlock()
+			return 0, err
+		}
+		if len(p) == 0 {
+			s.mu.Unlock()
+			return 0, nil
+		}
+		if s.pend.n > 0 {
+			n := s.pend.read(p)
+			more := s.limit()-s.limitTold >= uint64(s.cfg.RecvBuffer)/4
+			s.mu.Unlock()
+			if more {
+				s.say(0) // the peer may wait for the window
+			}
+			return n, nil
+		}
+		b, rdl := s.cur, s.rdl
+		if b == nil || !b.rxBare || !s.rx.tryLock() {
+			s.mu.Unlock()
+			wait(s.canRx, rdl)
+			continue
+		}
+		q := p
+		if s.finKnown {
+			q = p[:min(uint64(len(p)), s.fin-s.got.Load())]
+		}
+		s.reading.Store(true)
+		b.setRecvDeadline(rdl)
+		s.mu.Unlock()
+		n, err := b.link.Recv(q)
+		if n > 0 {
+			s.got.Add(uint64(n))
+		}
+		s.reading.Store(false)
+		s.rx.unlock()
+		if n > 0 {
+			s.acknowledge()
+			return n, nil
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.lost(b, err)
+		}
+	}
+}
+
+// pull reads the rest of a finished stream into pend, so that the peer's Close needn't wait for our application: at most
+// RecvBuffer bytes ahead of it.
+func (s *Session) pull() {
+	scratch := s.pool.get(true)
+	defer s.pool.put(scratch)
+	for {
+		s.rx.lock()
+		s.mu.Lock()
+		b := s.cur
+		left := s.fin - s.got.Load()
+		if b == nil || !b.rxBare || left == 0 || s.closed || s.err != nil || s.pend.n >= s.cfg.RecvBuffer {
+			s.pulling = false
+			s.canRx.raise()
+			s.mu.Unlock()
+			s.rx.unlock()
+			return
+		}
+		b.setRecvDeadline(time.Time{})
+		s.mu.Unlock()
+		n, err := b.link.Recv(scratch.buf[:min(left, uint64(len(scratch.buf)))])
+		if n > 0 {
+			s.keep(scratch.buf[:n])
+		}
+		s.rx.unlock()
+		if n > 0 {
+			s.acknowledge()
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.lost(b, err)
+		}
+	}
+}
+
+// startPull starts pull if the rest of a finished stream may lie in a bare link. Under mu.
+func (s *Session) startPull() {
+	if s.pulling || !s.finKnown || s.cur == nil || !s.cur.rxBare || s.got.Load() == s.fin || s.closed {
+		return
+	}
+	s.pulling = true
+	go s.pull()
+}
+
+// limit is the stream offset up to which the peer may send in record mode. Under mu.
+func (s *Session) limit() uint64 {
+	w := uint64(s.cfg.RecvBuffer)
+	if s.pool.full() {
+		w = minShare
+	}
+	read := s.got.Load() - uint64(s.pend.n)
+	return max(read+w, s.limitTold)
+}
+
+// acknowledge sees to it that the peer learns what has arrived: now if it is much, else together with other news.
+func (s *Session) acknowledge() {
+	got := s.got.Load()
+	if got-s.told.Load() >= uint64(s.cfg.AckEvery) {
+		s.say(0)
+		return
+	}
+	if s.lateAck.Load() || !s.lateAck.CompareAndSwap(false, true) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+	case s.ch != nil:
+		s.ch.PostLater(s)
+	case s.late == nil:
+		s.late = time.AfterFunc(s.cfg.AckDelay, s.Flush)
+	default:
+		s.late.Reset(s.cfg.AckDelay)
+	}
+}
+
+// Flush sends a delayed acknowledgement. The control channel calls it for many sessions together.
+func (s *Session) Flush() {
+	s.lateAck.Store(false)
+	s.mu.Lock()
+	news := s.got.Load() != s.told.Load() && !s.ended
+	s.mu.Unlock()
+	if news {
+		s.say(0)
+	}
+}

@@ -1,0 +1,296 @@
+package session
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// A Channel is the control channel to the peer's process, as a session sees it. Neither method blocks.
+type Channel interface {
+	// Proc is the process at the other end.
+	Proc() gid.ProcessID
+	// Post sends r soon.
+	Post(r *wire.Record)
+	// PostLater calls s.Flush within the acknowledgement delay, together with other sessions'.
+	PostLater(s *Session)
+}
+
+// An Env is what a session needs of the process it lives in.
+type Env interface {
+	// Resume opens a link to the peer and performs the resume handshake with the given Setup.
+	Resume(ctx context.Context, s *Session, my wire.Setup) (NewLink, error)
+	// CanDial reports whether Resume has an address to try. An end that can't dial waits for the peer.
+	CanDial(s *Session) bool
+	// Bound is called after every Bind that succeeded, without locks.
+	Bound(s *Session)
+	// Ended is called once, when the session has nothing more to do.
+	Ended(s *Session)
+}
+
+// NewLink is what a finished handshake hands to a session.
+type NewLink struct {
+	Link   substrate.Link
+	Name   string // of the substrate
+	Seal   *Seal  // nil unless the link is sealed
+	LinkNo uint64
+	Peer   wire.Setup
+}
+
+// Session is one end of a connection. Its methods are safe for concurrent use.
+type Session struct {
+	id        gid.GID
+	initiator bool
+	cfg       Config
+	env       Env
+	pool      *Pool
+	secret    [32]byte
+	log       *slog.Logger
+	opened    time.Time
+
+	// Send side.
+	wr      lane          // one Write at a time
+	tx      lane          // one sender on the link at a time: a Write or the pump
+	next    uint64        // the next byte to send on the current link; guarded by tx
+	vec     [1][]byte     // guarded by tx
+	views   [][]byte      // guarded by tx
+	hi      atomic.Uint64 // the peer can't have more than this
+	sent    atomic.Uint64 // end of what the application has written
+	acked   atomic.Uint64 // the peer's session has everything before this
+	bmu     sync.Mutex
+	unack   buffer // [acked, sent), and a little more; guarded by bmu
+	canTx   signal // for the Write that waits
+	ctlDue  atomic.Bool
+	probing atomic.Bool // the probe timer runs
+
+	// Receive side.
+	rd       lane          // one Read at a time
+	settling lane          // one settle at a time
+	rx       lane          // one receiver on a bare link at a time
+	got      atomic.Uint64 // in this session's possession: read, or in pend
+	told     atomic.Uint64 // the acknowledgement last sent
+	canRx    signal        // for the Read that waits
+	lateAck  atomic.Bool   // an acknowledgement is due within AckDelay
+	reading  atomic.Bool   // a reader waits on the current bare link
+	heard    atomic.Int64  // when something last arrived on a link in record mode, in ns
+
+	mu          sync.Mutex
+	pend        buffer        // arrived, not read
+	limitTold   uint64        // the Limit last sent
+	cur         *binding      // nil: parked
+	old         *binding      // lost, not settled
+	linkNo      uint64        // the highest used or accepted
+	peerLimit   uint64        // record mode: may send up to here
+	epoch       uint64        // of this end
+	peerEpoch   uint64        // of the other end
+	peer        gid.ProcessID // the process that holds the other end
+	peerAddrs   []string      // where that process says it can be reached
+	ch          Channel       // nil: the peer isn't attached
+	chSince     time.Time     // since when ch is as it is
+	downSince   time.Time     // since when there is no path; zero: there is one
+	rdl, wdl    time.Time     // the application's deadlines
+	pumping     bool
+	dialing     bool
+	pulling     bool
+	ctlFlags    uint8  // for the next in-band State
+	finSent     bool   // nothing more will be written; sent is final
+	finSeen     bool   // the peer knows
+	finKnown    bool   // the peer will write nothing beyond fin
+	fin         uint64 // the peer's end of stream
+	peerClose   bool   // the peer reads no more
+	closed      bool   // by our application
+	exported    bool
+	err         error // the definite end
+	ended       bool
+	linger      time.Duration
+	closeTimer  *time.Timer
+	probe       *time.Timer
+	probeAck    uint64 // acked when the probe timer was armed
+	probeLink   *binding
+	silentSince time.Time
+	stuck       time.Time // since when the peer starves although we sent; zero: it doesn't
+	stuckAt     uint64    // the acknowledgement it stands at
+	patience    *time.Timer
+	late        *time.Timer
+	retryNow    signal
+	done        chan struct{} // closed with ended
+	ctx         context.Context
+	cancel      context.CancelFunc
+	waiters     chan struct{} // closed and replaced when acked, the peer's state or the end changes; nil without waiters
+
+	laddr, raddr net.Addr // what the application sees, for life
+	counts       counters
+	events       events
+}
+
+// New makes one end of a fresh connection, or an empty shell for Import. Bind gives it its first link.
+func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool *Pool) *Session {
+	s := &Session{
+		id: id, initiator: initiator, secret: secret, cfg: cfg.WithDefaults(), env: env, pool: pool, opened: time.Now(),
+		wr: newLane(), tx: newLane(), rd: newLane(), settling: newLane(), rx: newLane(),
+		canTx: newSignal(), canRx: newSignal(), retryNow: newSignal(), done: make(chan struct{}),
+		epoch: 1, peerEpoch: 1,
+	}
+	s.log = s.cfg.Logger
+	s.linger = s.cfg.Linger
+	s.unack.pool, s.pend.pool = pool, pool
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.downSince = s.opened
+	return s
+}
+
+// GID returns the connection's identity.
+func (s *Session) GID() gid.GID { return s.id }
+
+// Initiator reports whether this end dialled the connection.
+func (s *Session) Initiator() bool { return s.initiator }
+
+// Peer returns the process that holds the other end and where it says it can be reached.
+func (s *Session) Peer() (gid.ProcessID, []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peer, s.peerAddrs
+}
+
+// Done is closed when the session has nothing more to do.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// LocalAddr and RemoteAddr are the addresses of the first link. They stay the same wherever the two ends move.
+func (s *Session) LocalAddr() net.Addr { return s.laddr }
+
+// RemoteAddr: see LocalAddr.
+func (s *Session) RemoteAddr() net.Addr { return s.raddr }
+
+// SetAddrs sets the addresses that LocalAddr and RemoteAddr show.
+func (s *Session) SetAddrs(local, remote net.Addr) { s.laddr, s.raddr = local, remote }
+
+// SetDeadline sets both deadlines.
+func (s *Session) SetDeadline(t time.Time) error {
+	if err := s.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return s.SetWriteDeadline(t)
+}
+
+// SetReadDeadline bounds pending and future Reads; the zero time means none.
+func (s *Session) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.exported {
+		return s.closedErr()
+	}
+	s.rdl = t
+	if b := s.cur; b != nil && b.rxBare && s.reading.Load() {
+		b.setRecvDeadline(t)
+	}
+	s.canRx.raise()
+	return nil
+}
+
+// SetWriteDeadline bounds pending and future Writes; the zero time means none.
+func (s *Session) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.exported {
+		return s.closedErr()
+	}
+	s.wdl = t
+	if b := s.cur; b != nil && b.appSending {
+		b.setSendDeadline(t)
+	}
+	s.canTx.raise()
+	return nil
+}
+
+func (s *Session) closedErr() error {
+	if s.exported {
+		return ErrExported
+	}
+	return net.ErrClosed
+}
+
+func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
+
+// wait blocks until sig is raised or the deadline passes; the caller looks again either way.
+func wait(sig signal, deadline time.Time) {
+	if deadline.IsZero() {
+		<-sig
+		return
+	}
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-sig:
+	case <-t.C:
+	}
+}
+
+// readErr says why there is nothing to read, ever; nil if there may be. Under mu.
+func (s *Session) readErr() error {
+	switch {
+	case s.closed || s.exported:
+		return s.closedErr()
+	case expired(s.rdl):
+		return os.ErrDeadlineExceeded
+	case s.pend.n > 0:
+		return nil
+	case s.finKnown && s.got.Load() == s.fin:
+		return io.EOF
+	case s.err != nil:
+		return s.err
+	}
+	return nil
+}
+
+// writeErr says why nothing can be written; nil if it may be. Under mu.
+func (s *Session) writeErr() error {
+	switch {
+	case s.closed || s.exported:
+		return s.closedErr()
+	case s.err != nil:
+		return s.err
+	case s.finSent:
+		return ErrWriteClosed
+	case s.peerClose:
+		return ErrPeerClosed
+	case expired(s.wdl):
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// wantLink reports whether there may be bytes to move. Under mu.
+func (s *Session) wantLink() bool {
+	if s.ended || s.err != nil || s.exported {
+		return false
+	}
+	needRx := !s.closed && !(s.finKnown && s.got.Load() == s.fin)
+	needTx := !s.peerClose && (!s.finSent || s.acked.Load() < s.sent.Load())
+	// After our Close the peer must still learn of it, and that takes a path.
+	return needRx || needTx || s.finSent && !s.finSeen
+}
+
+// changed wakes whoever waits for an acknowledgement or the end (Close, Export). Under mu.
+func (s *Session) changed() {
+	if s.waiters != nil {
+		close(s.waiters)
+		s.waiters = nil
+	}
+}
+
+// changes returns a channel that is closed at the next change. Under mu.
+func (s *Session) changes() <-chan struct{} {
+	if s.waiters == nil {
+		s.waiters = make(chan struct{})
+	}
+	return s.waiters
+}

@@ -1,0 +1,214 @@
+package session
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/sockemu/sockemu/wire"
+)
+
+// minShare is what a connection may always keep for replay, whatever the process's budget says: back-pressure must never
+// become a dead-lock.
+const minShare = 64 << 10
+
+// sendPiece bounds one Send from the send buffer, so that a pump never keeps the link for long.
+const sendPiece = 256 << 10
+
+// Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
+// taken for a dead peer. It returns os.ErrDeadlineExceeded, net.ErrClosed, ErrWriteClosed, ErrPeerClosed or an *EndError.
+func (s *Session) Write(p []byte) (int, error) {
+	s.wr.lock()
+	n, err := s.write(p)
+	s.wr.unlock()
+	return n, err
+}
+
+func (s *Session) write(p []byte) (int, error) {
+	done := 0
+	for {
+		s.mu.Lock()
+		err := s.writeErr()
+		if err != nil || done == len(p) {
+			s.mu.Unlock()
+			return done, err
+		}
+		room := s.room()
+		b := s.cur
+		direct := false
+		if room > 0 && b != nil && b.txBare && s.tx.tryLock() {
+			if direct = s.next == s.sent.Load() && len(b.rest) == 0; direct {
+				b.appSending = true
+				b.setSendDeadline(s.wdl)
+			} else {
+				s.tx.unlock()
+			}
+		}
+		wdl := s.wdl
+		s.mu.Unlock()
+		switch {
+		case room == 0:
+			wait(s.canTx, wdl)
+		case direct:
+			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
+			s.tx.unlock()
+			done += n
+			if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				s.lost(b, err)
+			}
+		default:
+			n := min(len(p)-done, room, sendPiece)
+			s.bmu.Lock()
+			end := s.sent.Load()
+			s.unack.append(end, p[done:done+n])
+			s.raiseHi(end + uint64(n))
+			s.sent.Store(end + uint64(n))
+			s.bmu.Unlock()
+			done += n
+			s.kickPump()
+		}
+		if done == len(p) {
+			return done, nil
+		}
+	}
+}
+
+// room says how many bytes may be written now. Under mu, by the holder of wr.
+func (s *Session) room() int {
+	used := int(s.sent.Load() - s.acked.Load())
+	if used >= minShare && s.pool.full() {
+		return 0
+	}
+	return max(0, s.cfg.SendBuffer-used)
+}
+
+// raiseHi records that the peer may come to hold everything before off.
+func (s *Session) raiseHi(off uint64) {
+	if s.hi.Load() < off {
+		s.hi.Store(off)
+	}
+}
+
+// sendDirect hands p, the next bytes of the stream, to a bare link without copying it first, and keeps afterwards what the
+// peer has not acknowledged meanwhile. The caller holds tx.
+func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
+	off := s.next
+	s.raiseHi(off + uint64(len(p)))
+	s.vec[0] = p
+	n, err := b.link.Send(off, s.vec[:])
+	s.vec[0] = nil
+	end := off + uint64(n)
+	s.bmu.Lock()
+	acked := s.acked.Load()
+	s.unack.release(acked)
+	if acked < end {
+		from := max(acked, off)
+		s.unack.append(from, p[from-off:n])
+	}
+	s.next = end
+	s.sent.Store(end)
+	s.bmu.Unlock()
+	if !s.probing.Load() {
+		s.armProbe()
+	}
+	return n, err
+}
+
+// kickPump makes sure that somebody sends what there is to send.
+func (s *Session) kickPump() {
+	s.mu.Lock()
+	if !s.pumping && s.cur != nil {
+		s.pumping = true
+		go s.pump()
+	}
+	s.mu.Unlock()
+}
+
+// pump sends what is in the send buffer, and records in-band, until there is nothing to send or no link.
+func (s *Session) pump() {
+	s.tx.lock()
+	for {
+		s.mu.Lock()
+		b := s.cur
+		if b == nil || !s.work(b) {
+			s.pumping = false
+			s.mu.Unlock()
+			break
+		}
+		b.appSending = false
+		b.setSendDeadline(time.Time{})
+		s.mu.Unlock()
+		if err := s.sendSome(b); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.tx.unlock()
+			s.lost(b, err)
+			s.tx.lock()
+		}
+	}
+	s.tx.unlock()
+}
+
+// work reports whether there is something to send on b. Under mu, by the holder of tx.
+func (s *Session) work(b *binding) bool {
+	if len(b.rest) > 0 {
+		return true
+	}
+	backlog := s.sent.Load() > s.next
+	if b.txBare {
+		return backlog
+	}
+	return s.ctlDue.Load() || s.mayBare(b) || backlog && s.next < s.peerLimit
+}
+
+// mayBare reports whether b can leave record mode: records have another way. Under mu.
+func (s *Session) mayBare(b *binding) bool { return !b.txBare && b.seal == nil && s.ch != nil }
+
+// sendSome does a piece of the work. The caller holds tx.
+func (s *Session) sendSome(b *binding) error {
+	if len(b.rest) > 0 {
+		s.vec[0] = b.rest
+		n, err := b.link.Send(0, s.vec[:])
+		s.vec[0] = nil
+		b.rest = b.rest[n:]
+		return err
+	}
+	if !b.txBare {
+		return s.sendFrames(b)
+	}
+	s.bmu.Lock()
+	s.views = s.unack.view(s.views[:0], s.next, sendPiece)
+	s.bmu.Unlock()
+	n, err := b.link.Send(s.next, s.views)
+	clear(s.views)
+	s.next += uint64(n)
+	s.armProbe()
+	return err
+}
+
+// advance notes that the peer's session has everything before ack.
+func (s *Session) advance(ack uint64) {
+	s.bmu.Lock()
+	if ack > s.acked.Load() {
+		s.acked.Store(ack)
+		s.unack.release(ack)
+	}
+	s.bmu.Unlock()
+	s.canTx.raise()
+}
+
+// CloseWrite ends the stream to the peer after what has been written. The peer reads EOF after the last byte; this side can
+// still read.
+func (s *Session) CloseWrite() error {
+	s.wr.lock()
+	s.mu.Lock()
+	err := s.writeErr()
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.finSent, err = true, nil
+	}
+	s.mu.Unlock()
+	s.wr.unlock()
+	if err == nil {
+		s.say(wire.StateReply)
+		s.armProbe()
+	}
+	return err
+}

@@ -1,0 +1,101 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/sockemu/sockemu/substrate"
+)
+
+// An optionError is a socket option that the caller asked for and the system refused.
+type optionError struct {
+	option string
+	err    error
+}
+
+func (e *optionError) Error() string { return "can't set " + e.option + ": " + e.err.Error() }
+
+func (e *optionError) Unwrap() error { return e.err }
+
+// dialError classifies why a dial failed.
+func dialError(ctx context.Context, address string, err error) error {
+	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: dialClass(err), Err: cause(err)}
+	// net watches the deadline of ctx with a timer of its own and can be a moment faster than ctx itself.
+	ended := ctx.Err()
+	if d, ok := ctx.Deadline(); ok && ended == nil && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(d) {
+		ended = context.DeadlineExceeded
+	}
+	if ended != nil && !errors.Is(err, ended) {
+		e.Err = fmt.Errorf("%w (%w)", ended, e.Err)
+	}
+	return e
+}
+
+func dialClass(err error) substrate.Class {
+	switch {
+	case isErrno(err, refusals):
+		return substrate.Refused
+	case isConfig(err) || isErrno(err, senseless):
+		return substrate.Config
+	}
+	return substrate.PathDown
+}
+
+// listenClass: what can't be listened on won't become right by itself, but for a name that couldn't be looked up just now.
+func listenClass(err error) substrate.Class {
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) && !isConfig(err) {
+		return substrate.PathDown
+	}
+	return substrate.Config
+}
+
+// isConfig reports an error in what the caller said: an address that isn't one, a name or a port that doesn't exist, an option
+// that the system doesn't have.
+func isConfig(err error) bool {
+	var (
+		addr    *net.AddrError
+		parse   *net.ParseError
+		dns     *net.DNSError
+		option  *optionError
+		network net.UnknownNetworkError
+		invalid net.InvalidAddrError
+	)
+	switch {
+	case errors.As(err, &addr), errors.As(err, &parse), errors.As(err, &network), errors.As(err, &invalid), errors.As(err, &option):
+		return true
+	case errors.As(err, &dns):
+		return dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
+	}
+	return false
+}
+
+// senseless are the errors with which a kernel rejects an address before it sends anything: another family than the local
+// address has, a broadcast address, a network that local policy forbids.
+var senseless = []syscall.Errno{syscall.EINVAL, syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT, syscall.EACCES, syscall.EPERM}
+
+func isErrno(err error, set []syscall.Errno) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && slices.Contains(set, errno)
+}
+
+// cause strips what net puts around an error and our own Error repeats: operation, network and addresses.
+func cause(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// deadlineError is for errors of Set*Deadline, which can fail only on a closed connection.
+func deadlineError(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return net.ErrClosed
+	}
+	return err
+}
