@@ -83,6 +83,11 @@ func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Liste
 	return &listener{tcp: l, substrate: s}, nil
 }
 
+// WrapListener makes a Listener of one that is already open: inherited from another process, or shared.
+func (s *Substrate) WrapListener(l net.Listener) substrate.Listener {
+	return &listener{tcp: l, substrate: s}
+}
+
 // link wraps a new connection and applies what can only be set on a connected one.
 func (s *Substrate) link(conn net.Conn) substrate.Link {
 	if c, ok := conn.(*net.TCPConn); ok {
@@ -166,5 +171,8 @@ func (l *listener) Accept() (substrate.Link, error) {
 }
 
 func (l *listener) Addr() net.Addr { return l.tcp.Addr() }
+
+// NetListener returns the listening socket, for an upper layer that hands it to another process.
+func (l *listener) NetListener() net.Listener { return l.tcp }
 
 func (l *listener) Close() error { return l.tcp.Close() }

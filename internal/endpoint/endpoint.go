@@ -148,12 +148,16 @@ func (e *Endpoint) Sessions() []*session.Session {
 	return list
 }
 
-// Dial opens a connection to address. An error matches ErrNotSockemu if the peer answers but doesn't speak sockemu,
+// CountPlain counts a connection that fell back to plain TCP.
+func (e *Endpoint) CountPlain() { e.count.plain.Add(1) }
+
+// Dial opens a connection to address. If answer is not 0, a peer that stays silent for so long after the link is up is taken
+// for one that doesn't speak sockemu. An error matches ErrNotSockemu if the peer answers but doesn't speak sockemu,
 // *session.RefusedError if it refused, or the substrate's error classes.
-func (e *Endpoint) Dial(ctx context.Context, address string) (*session.Session, error) {
+func (e *Endpoint) Dial(ctx context.Context, address string, answer time.Duration) (*session.Session, error) {
 	backoff := 10 * time.Millisecond
 	for {
-		s, err := e.dialOnce(ctx, address)
+		s, err := e.dialOnce(ctx, address, answer)
 		var r *session.RefusedError
 		if err == nil || !errors.As(err, &r) || r.Status != wire.StatusBusy {
 			return s, err
@@ -172,7 +176,7 @@ func (e *Endpoint) Dial(ctx context.Context, address string) (*session.Session, 
 	}
 }
 
-func (e *Endpoint) dialOnce(ctx context.Context, address string) (*session.Session, error) {
+func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Duration) (*session.Session, error) {
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
 	link, err := e.cfg.Substrate.Dial(ctx, address)
@@ -185,7 +189,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string) (*session.Sessi
 	seal := e.cfg.Session.Seal
 	my := wire.Setup{Proc: e.proc, Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer), Addrs: e.addrs(link)}
 	peer, a, err := dialHandshake(hctx, link, request{
-		kind: wire.KindOpen, gid: id, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: seal, my: my, addr: address,
+		kind: wire.KindOpen, gid: id, answer: answer, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: seal, my: my, addr: address,
 	})
 	if err != nil {
 		link.Close()
@@ -250,7 +254,7 @@ func (e *Endpoint) remove(id gid.GID) {
 		p.leave(en.s)
 	}
 	if free != nil {
-		free.raw.Close()
+		free.rawNow().Close()
 	}
 	for _, c := range e.openChannels() {
 		c.forget(id)
@@ -289,7 +293,7 @@ func (e *Endpoint) Ended(s *session.Session) {
 	closed := e.closed
 	e.mu.Unlock()
 	if free != nil {
-		free.raw.Close()
+		free.rawNow().Close()
 	}
 	if !oldest.IsZero() {
 		e.forget(oldest)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/flynn/noise"
@@ -114,6 +116,8 @@ type request struct {
 	seal bool
 	my   wire.Setup
 	addr string
+
+	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
 }
 
 // dialHandshake performs the dialer's side on a fresh link. The caller closes the link on error.
@@ -150,8 +154,16 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	}
 
 	var rb [wire.ReplySize]byte
+	limit, _ := ctx.Deadline()
+	if q.answer > 0 {
+		if d := time.Now().Add(q.answer); limit.IsZero() || d.Before(limit) {
+			link.SetRecvDeadline(d)
+		}
+	}
 	if err := recvFull(link, rb[:len(wire.Magic)]); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if q.answer > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			err = fmt.Errorf("%w: it said nothing for %v", ErrNotSockemu, q.answer)
+		} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || q.answer > 0 && errors.Is(err, syscall.ECONNRESET) {
 			err = fmt.Errorf("%w: it closed the link (%w)", ErrNotSockemu, err)
 		}
 		return fail(err)
@@ -159,6 +171,7 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if string(rb[:len(wire.Magic)]) != wire.Magic {
 		return fail(fmt.Errorf("%w: it answered %q", ErrNotSockemu, rb[:len(wire.Magic)]))
 	}
+	link.SetRecvDeadline(limit)
 	if err := recvFull(link, rb[len(wire.Magic):]); err != nil {
 		return fail(err)
 	}

@@ -31,12 +31,13 @@ type Accepted struct {
 // Listener accepts connections. Its methods are safe for concurrent use.
 type Listener struct {
 	e     *Endpoint
-	raw   substrate.Listener
+	addr  net.Addr
 	plain Plain
 	queue chan Accepted
 	done  chan struct{}
 
 	// Guarded by Endpoint.mu.
+	raw    substrate.Listener
 	live   int // connections that it accepted and that may need it to resume
 	closed bool
 	freed  bool
@@ -57,7 +58,7 @@ func (e *Endpoint) Serve(raw substrate.Listener, plain Plain) (*Listener, error)
 	if plain.Wait <= 0 {
 		plain.Wait = 300 * time.Millisecond
 	}
-	l := &Listener{e: e, raw: raw, plain: plain, queue: make(chan Accepted, e.cfg.Backlog), done: make(chan struct{})}
+	l := &Listener{e: e, raw: raw, addr: raw.Addr(), plain: plain, queue: make(chan Accepted, e.cfg.Backlog), done: make(chan struct{})}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -70,10 +71,10 @@ func (e *Endpoint) Serve(raw substrate.Listener, plain Plain) (*Listener, error)
 }
 
 // Addr is the address that peers dial.
-func (l *Listener) Addr() net.Addr { return l.raw.Addr() }
+func (l *Listener) Addr() net.Addr { return l.addr }
 
 // Raw returns the substrate's listener.
-func (l *Listener) Raw() substrate.Listener { return l.raw }
+func (l *Listener) Raw() substrate.Listener { return l.rawNow() }
 
 // Accept waits for the next connection. After Close it returns net.ErrClosed.
 func (l *Listener) Accept() (Accepted, error) {
@@ -112,7 +113,7 @@ func (l *Listener) shut(free bool) error {
 	e.mu.Unlock()
 	l.reject()
 	if free {
-		l.raw.Close()
+		l.rawNow().Close()
 	}
 	if was {
 		return net.ErrClosed
@@ -149,7 +150,7 @@ func (e *Endpoint) released(l *Listener) *Listener {
 
 // reachable returns the addresses under which l can be dialled by the peer of link.
 func (l *Listener) reachable(link substrate.Link) []string {
-	addr := l.raw.Addr().String()
+	addr := l.addr.String()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return []string{addr}
@@ -167,8 +168,9 @@ func (l *Listener) reachable(link substrate.Link) []string {
 
 func (l *Listener) loop() {
 	backoff := time.Duration(0)
+	raw := l.rawNow()
 	for {
-		link, err := l.raw.Accept()
+		link, err := raw.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || l.e.ctx.Err() != nil {
 				return
@@ -448,4 +450,30 @@ func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello)
 func clearDeadlines(link substrate.Link) {
 	link.SetSendDeadline(time.Time{})
 	link.SetRecvDeadline(time.Time{})
+}
+
+// Pause stops taking links from the system without closing the Listener: another process is about to take the port over.
+// Accept goes on waiting. Restart undoes it with a new listener for the same port; Free ends it.
+func (l *Listener) Pause() {
+	l.rawNow().Close()
+}
+
+// Restart: see Pause.
+func (l *Listener) Restart(raw substrate.Listener) error {
+	e := l.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || l.freed {
+		raw.Close()
+		return net.ErrClosed
+	}
+	l.raw = raw
+	e.wg.Go(l.loop)
+	return nil
+}
+
+func (l *Listener) rawNow() substrate.Listener {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	return l.raw
 }

@@ -28,7 +28,7 @@ func TestSmoke(t *testing.T) {
 		defer cancel()
 		l, err := b.Listen(ctx, "127.0.0.1:0", Plain{})
 		require.NoError(t, err)
-		s, err := a.Dial(ctx, l.Addr().String())
+		s, err := a.Dial(ctx, l.Addr().String(), 0)
 		require.NoError(t, err)
 		ac, err := l.Accept()
 		require.NoError(t, err)

@@ -325,6 +325,12 @@ func (s *Session) Bind(nl NewLink) error {
 		nl.Link.Close()
 		return fmt.Errorf("link %d was overtaken by link %d", nl.LinkNo, s.linkNo)
 	}
+	if p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero() {
+		s.mu.Unlock()
+		s.tx.unlock()
+		nl.Link.Close()
+		return fmt.Errorf("process %s claims the other end, which process %s holds in the same epoch %d", p.Proc, s.peer, p.Epoch)
+	}
 	s.linkNo = nl.LinkNo
 	sent := s.sent.Load()
 	if p.Got < s.acked.Load() || p.Got > sent {

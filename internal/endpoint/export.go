@@ -1,0 +1,75 @@
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/sockemu/sockemu/internal/session"
+)
+
+// Export takes the connection of s out of this process and returns it as bytes. They hold its secret: keep them so.
+func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, error) {
+	e.mu.Lock()
+	en := e.sessions[s.GID()]
+	home := ""
+	if en != nil {
+		home = en.home
+	}
+	e.mu.Unlock()
+	st, err := s.Export(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st.Home = home
+	e.forget(s.GID()) // a resume that comes here finds nobody, not a closed connection
+	return st.Encode(e.cfg.ClusterKey), nil
+}
+
+// Import continues a connection that Export took out of another process, or of this one.
+func (e *Endpoint) Import(ctx context.Context, state []byte) (*session.Session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	st, err := session.DecodeState(state, e.cfg.ClusterKey)
+	if err != nil {
+		return nil, err
+	}
+	key := importKey{st.GID, st.Epoch}
+	e.mu.Lock()
+	_, again := e.imported[key]
+	if !again {
+		e.imported[key] = struct{}{}
+	}
+	e.mu.Unlock()
+	if again {
+		return nil, fmt.Errorf("%w: connection %s, epoch %d", session.ErrStateReplayed, st.GID, st.Epoch)
+	}
+	s, err := session.Import(st, e.cfg.Session, e, e.pool)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", session.ErrStateDamaged, err)
+	}
+	s.SetAddrs(parseAddr(st.Local), parseAddr(st.Remote))
+	if err := e.add(&entry{s: s, home: st.Home, imported: true}); err != nil {
+		s.Abort(net.ErrClosed, err.Error())
+		return nil, fmt.Errorf("%w: %w", session.ErrStateReplayed, err)
+	}
+	e.count.importedN.Add(1)
+	s.RetryNow()
+	return s, nil
+}
+
+// parseAddr restores an address that an application saw before the move. It resolves no names.
+func parseAddr(s string) net.Addr {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return net.TCPAddrFromAddrPort(ap)
+	}
+	return textAddr(s)
+}
+
+// textAddr is an address of a network this process doesn't have.
+type textAddr string
+
+func (textAddr) Network() string  { return "sockemu" }
+func (a textAddr) String() string { return string(a) }

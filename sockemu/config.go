@@ -1,0 +1,128 @@
+package sockemu
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/sockemu/sockemu/internal/endpoint"
+	"github.com/sockemu/sockemu/internal/session"
+	tcp "github.com/sockemu/sockemu/substrate_tcp"
+)
+
+// Security says how peers are checked and what of the traffic is protected.
+type Security uint8
+
+const (
+	// SecurityDefault is SecurityAuth if there is a cluster key and SecurityNone if not.
+	SecurityDefault Security = iota
+	// SecurityNone: anybody may open a connection. Resuming one still takes its secret, which is agreed on at set-up (X25519):
+	// knowing a GID is not enough.
+	SecurityNone
+	// SecurityAuth: besides, both sides must have the cluster key. Application bytes travel in clear.
+	SecurityAuth
+	// SecurityEncrypt: besides, everything is encrypted and authenticated (AES-256-GCM), with the cluster key if there is one.
+	SecurityEncrypt
+)
+
+// String names the level as flags do.
+func (s Security) String() string {
+	switch s {
+	case SecurityNone:
+		return "none"
+	case SecurityAuth:
+		return "auth"
+	case SecurityEncrypt:
+		return "encrypt"
+	}
+	return "default"
+}
+
+// Fallback says what Dial does with a peer that doesn't speak sockemu.
+type Fallback uint8
+
+const (
+	// FallbackDefault is FallbackPlain, but FallbackForbid with a cluster key or encryption: security is never downgraded in
+	// silence.
+	FallbackDefault Fallback = iota
+	// FallbackPlain: use plain TCP, without any of the layer's promises. Conn.Explain says so.
+	FallbackPlain
+	// FallbackForbid: fail with ErrNotSockemu.
+	FallbackForbid
+)
+
+// Config holds everything that can be tuned. The zero Config is good.
+type Config struct {
+	// Patience is how long a connection may be without a path before it ends with ErrPatience. Default 10 minutes; days
+	// are fine.
+	Patience time.Duration
+	// Linger is how long Close waits until the peer has everything. Default 10 s. See Conn.SetLinger.
+	Linger time.Duration
+	// SendBuffer bounds what a connection keeps for replay, in bytes; Write blocks at the bound. Default 16 MiB, taken only as
+	// needed.
+	SendBuffer int
+	// RecvBuffer bounds what has arrived and wasn't read, while a link carries framed data (encryption, no control channel).
+	// Default 4 MiB. With bare links the kernel's socket buffer does this.
+	RecvBuffer int
+	// MemoryBudget bounds the buffers of all connections of the endpoint together, in bytes. Default 1 GiB; every connection
+	// keeps a minimum of 64 KiB.
+	MemoryBudget int64
+	// AckEvery and AckDelay: an acknowledgement leaves after so many bytes or so much time. Defaults 256 KiB and 20 ms.
+	AckEvery int
+	AckDelay time.Duration
+	// DeadAfter is how long a path may fail to deliver before another one is sought. Default 3 s; below a second is fine.
+	DeadAfter time.Duration
+	// KeepAlive is how often an idle peer process is asked for a sign of life, and KeepAliveDead the silence after which the
+	// path to it counts as broken. Defaults 5 s and 3*KeepAlive.
+	KeepAlive, KeepAliveDead time.Duration
+	// GoneAfter is how long the peer's address may answer "no such connection" before the connection ends with ErrPeerGone.
+	// Default 5 s.
+	GoneAfter time.Duration
+	// RetryMin and RetryMax bound the back-off between attempts to get a new link. Defaults 20 ms and 2 s.
+	RetryMin, RetryMax time.Duration
+	// HandshakeTimeout bounds one set-up. Default 5 s.
+	HandshakeTimeout time.Duration
+	// MaxHandshakes bounds the set-ups in progress on the accepting side; more are told to come back. Default 1024.
+	MaxHandshakes int
+
+	// ClusterKey is shared by all processes that may connect to each other. Any length; use at least 32 random bytes.
+	ClusterKey []byte
+	// Security: see there.
+	Security Security
+	// Fallback: see there. FallbackTimeout bounds the wait for a silent peer's first answer; default 2 s. What was found is
+	// remembered per address for FallbackCache; default 1 minute.
+	Fallback                       Fallback
+	FallbackTimeout, FallbackCache time.Duration
+	// AcceptPlain makes listeners serve clients that don't speak sockemu, over plain TCP. PlainWait is how long a client that
+	// says nothing is given before it is taken for one of them; default 300 ms.
+	AcceptPlain bool
+	PlainWait   time.Duration
+
+	// TCP tunes the sockets.
+	TCP tcp.Options
+	// Logger gets one line per event in the life of a connection, never one per message. Nil discards.
+	Logger *slog.Logger
+}
+
+func (c Config) sealed() bool { return c.Security == SecurityEncrypt }
+
+func (c Config) mayFallBack() bool {
+	if c.Fallback == FallbackDefault {
+		return len(c.ClusterKey) == 0 && !c.sealed()
+	}
+	return c.Fallback == FallbackPlain
+}
+
+func (c Config) session() session.Config {
+	return session.Config{
+		Patience: c.Patience, Linger: c.Linger, SendBuffer: c.SendBuffer, RecvBuffer: c.RecvBuffer, AckEvery: c.AckEvery,
+		AckDelay: c.AckDelay, DeadAfter: c.DeadAfter, GoneAfter: c.GoneAfter, RetryMin: c.RetryMin, RetryMax: c.RetryMax,
+		Seal: c.sealed(), Logger: c.Logger,
+	}
+}
+
+func (c Config) endpoint() endpoint.Config {
+	return endpoint.Config{
+		Session: c.session(), Substrate: tcp.New(c.TCP), ClusterKey: c.ClusterKey, HandshakeTimeout: c.HandshakeTimeout,
+		MaxHandshakes: c.MaxHandshakes, KeepAlive: c.KeepAlive, KeepAliveDead: c.KeepAliveDead, MemoryBudget: c.MemoryBudget,
+	}
+}
