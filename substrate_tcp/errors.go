@@ -26,6 +26,9 @@ func (e *optionError) Unwrap() error { return e.err }
 // dialError classifies why a dial failed.
 func dialError(ctx context.Context, address string, err error) error {
 	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: dialClass(err), Err: cause(err)}
+	if address == "" {
+		e.Class = substrate.Config // net has an error of its own for it, which can't be told from others
+	}
 	// net watches the deadline of ctx with a timer of its own and can be a moment faster than ctx itself.
 	ended := ctx.Err()
 	if d, ok := ctx.Deadline(); ok && ended == nil && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(d) {

@@ -61,20 +61,29 @@ func SetSocketBuffers(fd uintptr, read, write int) error {
 }
 
 // RecvNow reads what the kernel already holds for the socket fd and never blocks, whatever the mode of fd and the deadlines
-// that Go keeps for it. It returns 0, unix.EAGAIN when there is nothing now and 0, nil at the end of the stream. The errors
-// are bare, so that asking in a loop allocates nothing.
+// that Go keeps for it. It returns 0, unix.EAGAIN when there is nothing now and 0, nil at the end of the stream. Its
+// errors are bare numbers.
 func RecvNow(fd uintptr, p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, unix.EAGAIN // "0, nil" would say that the stream has ended
+	}
 	for {
-		n, _, err := unix.Recvfrom(int(fd), p, unix.MSG_DONTWAIT)
-		if err == unix.EINTR {
-			continue
+		// Not unix.Recvfrom: it allocates space for an address that TCP doesn't give.
+		n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, errno
 		}
-		if err != nil {
-			return 0, err
-		}
-		return n, nil
 	}
 }
+
+// errAgain is unix.EAGAIN, made an error once: what is asked in a loop allocates nothing.
+var errAgain error = unix.EAGAIN
 
 // SocketError takes the error that waits on the socket fd (SO_ERROR), nil if none does: whoever asks next won't see it.
 func SocketError(fd uintptr) error {
