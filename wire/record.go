@@ -26,9 +26,10 @@ const (
 	StateClosed   = 1 << 1 // the sender's application will read no more
 	StateReply    = 1 << 2 // answer with a State
 	StateStarved  = 1 << 3 // a reader waits on link LinkNo and nothing has arrived
-	StateLinkDown = 1 << 4 // link LinkNo is dead on the sender's side
+	StateLinkDown = 1 << 4 // the sender has no link; those up to LinkNo are dead
 	StateFinSeen  = 1 << 5 // the sender knows where the receiver's stream ends
-	stateFlags    = 1<<6 - 1
+	StateDone     = 1 << 6 // the sender's stream is complete: it knows that the receiver has all of it
+	stateFlags    = 1<<7 - 1
 )
 
 // Sizes of records.

@@ -93,15 +93,16 @@ type Status uint8
 // The answers. All but StatusOK end the link.
 const (
 	StatusOK         Status = 0
-	StatusVersion    Status = 1 // no common version
-	StatusBusy       Status = 2 // too many handshakes in progress; try again
-	StatusKey        Status = 3 // wrong or missing cluster key, or proof of the session's secret failed
-	StatusUnknown    Status = 4 // this process has no connection of that GID
-	StatusStale      Status = 5 // an older link or epoch: somebody else holds the connection
-	StatusClosed     Status = 6 // that connection has ended here
-	StatusNoListener Status = 7 // nobody accepts new connections here (any more)
-	StatusFormat     Status = 8 // malformed message
-	StatusPolicy     Status = 9 // refused by configuration (encryption demanded on one side only)
+	StatusVersion    Status = 1  // no common version
+	StatusBusy       Status = 2  // too many handshakes in progress; try again
+	StatusKey        Status = 3  // wrong or missing cluster key, or proof of the session's secret failed
+	StatusUnknown    Status = 4  // this process has no connection of that GID
+	StatusStale      Status = 5  // an older epoch, or another process's: somebody else holds the connection
+	StatusClosed     Status = 6  // that connection has ended here
+	StatusNoListener Status = 7  // nobody accepts new connections here (any more)
+	StatusFormat     Status = 8  // malformed message
+	StatusOvertaken  Status = 10 // that link number was used already: try a higher one
+	StatusPolicy     Status = 9  // refused by configuration (encryption demanded on one side only)
 )
 
 // String says what a refusal means, for errors.
@@ -118,7 +119,9 @@ func (s Status) String() string {
 	case StatusUnknown:
 		return "no such connection in that process"
 	case StatusStale:
-		return "stale: the connection has a newer holder or link"
+		return "stale: another process holds that end of the connection"
+	case StatusOvertaken:
+		return "overtaken by another link"
 	case StatusClosed:
 		return "the connection has ended there"
 	case StatusNoListener:

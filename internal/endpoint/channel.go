@@ -19,7 +19,10 @@ import (
 const maxQueue = 8 << 20
 
 // attachRetry is the pause before a refused offer is repeated.
-const attachRetry = 50 * time.Millisecond
+const (
+	attachRetry = 50 * time.Millisecond
+	maxRefusals = 20
+)
 
 // A channel is the control channel to one process, over one link. It is shared by all connections between the two
 // processes that have proved to both sides that they belong there (Attach). Records carry absolute state, so a channel needs no
@@ -39,7 +42,9 @@ type channel struct {
 	lateOn   bool
 	lateOld  []*session.Session // reused
 	lateT    *time.Timer
-	attached map[gid.GID]*session.Session
+	attached map[gid.GID]*session.Session // the peer has proved that it belongs here
+	offered  map[gid.GID]struct{}         // we have
+	refusals map[gid.GID]int
 	err      error // closed
 	wake     chan struct{}
 	done     chan struct{}
@@ -50,7 +55,7 @@ var _ session.Channel = (*channel)(nil)
 func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []byte, dialed bool) *channel {
 	c := &channel{
 		e: e, link: link, proc: proc, binding: binding, dialed: dialed,
-		attached: make(map[gid.GID]*session.Session), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]struct{}), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.heard.Store(time.Now().UnixNano())
 	return c
@@ -137,7 +142,7 @@ func (c *channel) writeLoop() {
 			}
 			err := sendAll(c.link, out)
 			c.mu.Lock()
-			if cap(out) <= 64<<10 {
+			if cap(out) <= 64<<10 && !c.e.cfg.Substrate.Caps().Retains {
 				c.spare = out
 			}
 			c.mu.Unlock()
@@ -214,15 +219,32 @@ func (c *channel) proof(s *session.Session, initiator bool) (mac [wire.MACSize]b
 
 // attach offers s to the peer.
 func (c *channel) attach(s *session.Session) {
+	c.mu.Lock()
+	c.offered[s.GID()] = struct{}{}
+	c.mu.Unlock()
 	c.Post(&wire.Record{Type: wire.TypeAttach, GID: s.GID(), MAC: c.proof(s, s.Initiator())})
 }
 
 // offerAgain repeats a refused offer in a moment: the offer may have overtaken the data link that brings the connection (or
 // its new holder) to the peer.
+//
+// After maxRefusals the peer's process doesn't have it: its present link, if bare, is given up for one that shows where it is.
 func (c *channel) offerAgain(id gid.GID) {
+	c.mu.Lock()
+	n := c.refusals[id] + 1
+	if c.err == nil {
+		c.refusals[id] = n
+	}
+	c.mu.Unlock()
+	if n >= maxRefusals {
+		if s := c.e.lookup(id); s != nil {
+			s.GiveUpBare(errors.New("the peer's process does not know the connection"))
+		}
+		return
+	}
 	time.AfterFunc(attachRetry, func() {
 		s := c.e.lookup(id)
-		if s == nil || !s.Initiator() || s.Attached() {
+		if s == nil || s.Attached() {
 			return
 		}
 		if p, _ := s.Peer(); p == c.proc {
@@ -255,8 +277,10 @@ func (c *channel) onAttach(r *wire.Record) {
 		return
 	}
 	c.attached[r.GID] = s
+	delete(c.refusals, r.GID)
+	_, offered := c.offered[r.GID]
 	c.mu.Unlock()
-	if !s.Initiator() {
+	if !offered {
 		c.attach(s)
 	}
 	s.Attach(c)
@@ -271,6 +295,8 @@ func (c *channel) onAttach(r *wire.Record) {
 func (c *channel) forget(id gid.GID) {
 	c.mu.Lock()
 	delete(c.attached, id)
+	delete(c.offered, id)
+	delete(c.refusals, id)
 	c.mu.Unlock()
 }
 
@@ -292,6 +318,19 @@ func (c *channel) keepalive() {
 		}
 		if silent >= every/2 {
 			c.Post(&wire.Record{Type: wire.TypePing, Token: n})
+		}
+	}
+}
+
+// reattach puts s on another channel to its peer, if both ends have one besides the one that was lost (each had dialled).
+func (e *Endpoint) reattach(s *session.Session) {
+	for _, c := range e.openChannels() {
+		c.mu.Lock()
+		ok := c.err == nil && c.attached[s.GID()] == s
+		c.mu.Unlock()
+		if p, _ := s.Peer(); ok && p == c.proc {
+			s.Attach(c)
+			return
 		}
 	}
 }
@@ -318,6 +357,7 @@ func (c *channel) close(err error) {
 	c.link.Close()
 	for _, s := range list {
 		s.Detach(c)
+		c.e.reattach(s)
 	}
 	c.e.log.Info("control channel lost", "peer", c.proc, "err", err)
 	c.e.channelDown(c)

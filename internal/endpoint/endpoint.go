@@ -41,6 +41,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if c.KeepAlive > 0 {
+		c.Session.KeepAlive = c.KeepAlive
+	}
 	c.Session = c.Session.WithDefaults()
 	def := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
@@ -98,6 +101,7 @@ type entry struct {
 	home     string    // the address that was dialled; "" on the accepting side
 	from     *Listener // that accepted it
 	imported bool
+	reach    bool  // the peer has told where it listens
 	peer     *peer // this end looks after the control channel to it
 	ended    bool
 }
@@ -201,7 +205,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 		link.Close()
 		return nil, err
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: 1, Peer: peer}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: 1, Peer: peer}
 	if seal {
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
@@ -250,6 +254,7 @@ func (e *Endpoint) remove(id gid.GID) {
 		free = e.released(en.from)
 	}
 	e.mu.Unlock()
+	en.s.Forget()
 	if p != nil {
 		p.leave(en.s)
 	}
@@ -319,14 +324,15 @@ func (e *Endpoint) forget(id gid.GID) {
 func (e *Endpoint) CanDial(s *session.Session) bool {
 	e.mu.Lock()
 	en := e.sessions[s.GID()]
-	ok := en != nil && !e.closed && (en.home != "" || en.imported)
+	// An end that has accepted the connection dials only after a move: its peer can't know where it is.
+	ok := en != nil && !e.closed && (en.home != "" || en.imported && en.reach)
 	e.mu.Unlock()
 	return ok
 }
 
 // Resume implements session.Env: it tries the address that was dialled first, then those that the peer's process has
 // given, so that a load balancer, which may pick another process, is passed by.
-func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup) (session.NewLink, error) {
+func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup, commit func() error) (session.NewLink, error) {
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
 	e.mu.Lock()
@@ -342,7 +348,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	_, addrs := s.Peer()
 	var refused, failed error
 	for _, addr := range candidates(home, addrs) {
-		nl, err := e.resumeAt(ctx, s, my, addr)
+		nl, err := e.resumeAt(ctx, s, my, addr, commit)
 		if err == nil {
 			e.count.resumed.Add(1)
 			return nl, nil
@@ -366,7 +372,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	return session.NewLink{}, refused
 }
 
-func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, addr string) (session.NewLink, error) {
+func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, addr string, commit func() error) (session.NewLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
 	defer cancel()
 	link, err := e.cfg.Substrate.Dial(ctx, addr)
@@ -375,13 +381,13 @@ func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Set
 	}
 	my.Proc, my.Addrs = e.proc, e.addrs(link)
 	peer, a, err := dialHandshake(ctx, link, request{
-		kind: wire.KindResume, gid: s.GID(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr,
+		kind: wire.KindResume, gid: s.GID(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr, commit: commit,
 	})
 	if err != nil {
 		link.Close()
 		return session.NewLink{}, err
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: my.LinkNo, Peer: peer}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: my.LinkNo, Dialed: true, Peer: peer}
 	if e.cfg.Session.Seal {
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
@@ -423,6 +429,7 @@ func (e *Endpoint) Close() error {
 	}
 	for _, s := range list {
 		s.Abort(net.ErrClosed, "the endpoint was closed")
+		s.Forget()
 	}
 	e.cancel()
 	e.mu.Lock()

@@ -51,7 +51,7 @@ func (e *Endpoint) Import(ctx context.Context, state []byte) (*session.Session, 
 		return nil, fmt.Errorf("%w: %w", session.ErrStateDamaged, err)
 	}
 	s.SetAddrs(parseAddr(st.Local), parseAddr(st.Remote))
-	if err := e.add(&entry{s: s, home: st.Home, imported: true}); err != nil {
+	if err := e.add(&entry{s: s, home: st.Home, imported: true, reach: len(st.PeerAddrs) > 0}); err != nil {
 		s.Abort(net.ErrClosed, err.Error())
 		return nil, fmt.Errorf("%w: %w", session.ErrStateReplayed, err)
 	}

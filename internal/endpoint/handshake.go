@@ -117,6 +117,7 @@ type request struct {
 	my   wire.Setup
 	addr string
 
+	commit func() error  // called before the proof of life is sent; nil: nothing to check
 	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
 }
 
@@ -195,6 +196,11 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 		return fail(err)
 	}
 	a := newAgreed(hs, out, in)
+	if q.commit != nil {
+		if err := q.commit(); err != nil {
+			return fail(err)
+		}
+	}
 	tag, err := out.Encrypt(nil, nil, nil)
 	if err != nil {
 		return fail(err)

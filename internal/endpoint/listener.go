@@ -370,7 +370,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		link.Close()
 		return
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: 1, Peer: o.peer}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: 1, Peer: o.peer}
 	if seal {
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
@@ -408,12 +408,13 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 	my.Proc, my.Addrs = e.proc, e.addrs(link)
 	a, err := acceptOffer(link, o, my)
 	if err != nil {
+		s.AttemptFailed(o.peer.LinkNo)
 		e.log.Debug("resume not confirmed", "gid", h.GID, "from", link.RemoteAddr(), "err", err)
 		link.Close()
 		return
 	}
 	clearDeadlines(link)
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), LinkNo: o.peer.LinkNo, Peer: o.peer}
+	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: o.peer.LinkNo, Peer: o.peer}
 	if e.cfg.Session.Seal {
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}

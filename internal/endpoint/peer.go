@@ -45,7 +45,7 @@ func (e *Endpoint) Bound(s *session.Session) {
 	proc, addrs := s.Peer()
 	e.mu.Lock()
 	en := e.sessions[s.GID()]
-	if en == nil || en.home == "" && !en.imported || e.closed {
+	if en == nil || en.home == "" && !(en.imported && en.reach) || e.closed {
 		e.mu.Unlock()
 		return
 	}

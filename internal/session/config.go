@@ -25,6 +25,9 @@ type Config struct {
 	ProbeEvery time.Duration
 	// DeadAfter is how long a link may fail to deliver while the peer's reader is waiting, before it is replaced. Default 3 s.
 	DeadAfter time.Duration
+	// KeepAlive is how often an idle link that carries its own control (sealed, or without a control channel) is asked for a sign of
+	// life. Default 5 s.
+	KeepAlive time.Duration
 	// GoneAfter is how long the peer's address may answer "no such connection" before the peer's end is taken for lost.
 	// Default 5 s: in a binary upgrade the new process needs a moment, and a load balancer may pick another process.
 	GoneAfter time.Duration
@@ -49,6 +52,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.DeadAfter, 3*time.Second)
 	def(&c.ProbeEvery, min(time.Second, c.DeadAfter/3))
 	def(&c.GoneAfter, 5*time.Second)
+	def(&c.KeepAlive, 5*time.Second)
 	def(&c.RetryMin, 20*time.Millisecond)
 	def(&c.RetryMax, 2*time.Second)
 	if c.SendBuffer <= 0 {

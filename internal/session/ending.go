@@ -114,8 +114,12 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 }
 
 // finished reports whether both ends know all there is to know. Under mu.
-func (s *Session) finished() bool {
-	return s.closed && s.finSent && s.finSeen && (s.acked.Load() == s.sent.Load() || s.peerClose)
+func (s *Session) finished() bool { return s.closed && s.satisfied() && s.peerDone }
+
+// satisfied reports whether this end's stream is complete: the peer has everything, or will never want it, and knows the end.
+// Under mu.
+func (s *Session) satisfied() bool {
+	return s.finSent && s.finSeen && (s.acked.Load() == s.sent.Load() || s.peerClose)
 }
 
 // Abort ends the connection at once, with a reset for the peer.
@@ -168,6 +172,23 @@ func (s *Session) resetInBand(b *binding) {
 	b.link.Send(0, [][]byte{buf})
 }
 
+// Forget drops the link of a session that has ended, if it still answers its peer over one.
+func (s *Session) Forget() {
+	s.mu.Lock()
+	if s.ended && s.cur != nil {
+		s.dropLink()
+	}
+	s.mu.Unlock()
+}
+
+// dropLink closes the current link quietly. Under mu.
+func (s *Session) dropLink() {
+	b := s.cur
+	s.cur, s.old = nil, b
+	b.link.Interrupt()
+	go s.settle()
+}
+
 // end releases what the connection holds. The session still answers records, so that the peer can finish too.
 func (s *Session) end(error) {
 	s.mu.Lock()
@@ -177,10 +198,7 @@ func (s *Session) end(error) {
 	}
 	s.ended = true
 	if s.cur != nil {
-		b := s.cur
-		s.cur, s.old = nil, b
-		b.link.Interrupt()
-		go s.settle()
+		s.dropLink()
 	}
 	for _, t := range []*time.Timer{s.probe, s.patience, s.late, s.closeTimer} {
 		if t != nil {

@@ -58,6 +58,10 @@ func (s *Session) Export(ctx context.Context) (*State, error) {
 	if s.cur != nil {
 		s.park(ErrExported)
 	}
+	if s.ch != nil {
+		r := s.state(0) // says that there is no link here any more
+		s.ch.Post(&r)
+	}
 	s.canRx.raise()
 	s.canTx.raise()
 	s.mu.Unlock()

@@ -14,8 +14,8 @@ const ctlRoom = wire.FrameHeader + 2*wire.MaxRecord + wire.TagSize
 // sendFrames sends, on a link in record mode, a State if one is due, then as much data as fits one frame, or the switch to
 // bare mode. The caller holds tx.
 func (s *Session) sendFrames(b *binding) error {
-	if b.scratch == nil {
-		b.scratch = make([]byte, 0, ctlRoom)
+	if b.scratch == nil || b.retains {
+		b.scratch = make([]byte, 0, ctlRoom) // a link that retains slices keeps it
 	}
 	buf := b.scratch[:0]
 
@@ -40,7 +40,7 @@ func (s *Session) sendFrames(b *binding) error {
 	n := 0
 	if !bare {
 		s.bmu.Lock()
-		n = int(min(s.sent.Load()-s.next, wire.MaxPayload, limit-min(limit, s.next)))
+		n = int(min(s.sent.Load()-s.next, s.maxPayload(b), limit-min(limit, s.next)))
 		s.views = s.unack.view(s.views[:0], s.next, n)
 		s.bmu.Unlock()
 	}
@@ -57,7 +57,7 @@ func (s *Session) sendFrames(b *binding) error {
 			wire.PutFrameHeader(buf[at:], wire.FrameData, n)
 		}
 		s.next += uint64(n)
-		defer s.armProbe()
+		s.armProbe() // before Send, which may block on a dead path
 	} else {
 		s.views = s.views[:0]
 	}
@@ -86,6 +86,14 @@ func (s *Session) sendFrames(b *binding) error {
 	clear(s.views)
 	clear(b.gather)
 	return err
+}
+
+// maxPayload bounds a data frame: a sealed one can be used only when all of it has arrived, so it is short.
+func (s *Session) maxPayload(b *binding) uint64 {
+	if b.seal != nil {
+		return 16 << 10
+	}
+	return wire.MaxPayload
 }
 
 // sealFrame fills in the header of the frame whose body is buf[at+FrameHeader:], sealing the body if the link is sealed.
@@ -130,7 +138,7 @@ func (s *Session) frames(b *binding) error {
 			k, err := b.link.Recv(have[len(have):cap(have)])
 			have = have[:len(have)+k]
 			if k > 0 {
-				s.heard.Store(time.Now().UnixNano())
+				s.sign()
 			}
 			if err != nil && len(have) < n {
 				if err == io.EOF && len(have) > 0 {
@@ -171,11 +179,20 @@ func (s *Session) frames(b *binding) error {
 			k := copy(big.buf, have)
 			have = small[:0]
 			for k < n {
+				if t == wire.FrameData && b.seal == nil && k > 0 {
+					// A plain payload needn't wait for its end.
+					if err := s.take(big.buf[:k]); err != nil {
+						return err
+					}
+					s.acknowledge()
+					n -= k
+					k = 0
+				}
 				m, err := b.link.Recv(big.buf[k:n])
 				if k += m; err != nil && k < n {
 					return err
 				}
-				s.heard.Store(time.Now().UnixNano())
+				s.sign()
 			}
 			body = big.buf[:n]
 		}
@@ -208,6 +225,16 @@ func (s *Session) frames(b *binding) error {
 			s.pool.putFrame(big)
 			big = nil
 		}
+	}
+}
+
+// sign notes that the link delivers, and gives the peer a sign of life now and then while a long frame trickles in: its own
+// question would have to wait behind that frame.
+func (s *Session) sign() {
+	now := time.Now()
+	s.heard.Store(now.UnixNano())
+	if now.UnixNano()-s.saidAt.Load() > int64(s.cfg.ProbeEvery) {
+		s.say(0)
 	}
 }
 

@@ -19,13 +19,17 @@ const drainMax = 4 << 20
 // finGrace is how long the end of a link may come before the record that says it was the end of the stream.
 const finGrace = 50 * time.Millisecond
 
+// settled is how long a link must live for the next search to begin without a pause.
+const settled = 50 * time.Millisecond
+
 // A binding is a link while a session is bound to it.
 type binding struct {
-	link substrate.Link
-	name string
-	no   uint64
-	seal *Seal
-	at   time.Time
+	link    substrate.Link
+	name    string
+	no      uint64
+	seal    *Seal
+	at      time.Time
+	retains bool
 
 	rdl, wdl   time.Time // deadlines set on the link; guarded by Session.mu
 	appSending bool      // a Write sends under the application's deadline; guarded by Session.mu
@@ -67,7 +71,7 @@ func (s *Session) lost(b *binding, err error) {
 	s.mu.Unlock()
 	go s.settle()
 	if want {
-		s.say(wire.StateLinkDown)
+		s.say(0)
 		s.redial(errors.Is(err, io.EOF))
 	}
 }
@@ -75,7 +79,10 @@ func (s *Session) lost(b *binding, err error) {
 // park unbinds the current link. Under mu; settle must follow.
 func (s *Session) park(err error) {
 	b := s.cur
-	s.cur, s.old = nil, b
+	s.cur, s.old, s.lostNo = nil, b, max(s.lostNo, b.no)
+	if time.Since(b.at) >= settled {
+		s.backoff = 0
+	}
 	s.stuck = time.Time{}
 	b.link.Interrupt()
 	s.counts.lost++
@@ -176,10 +183,11 @@ func (s *Session) RetryNow() {
 }
 
 func (s *Session) redialLoop(grace bool) {
-	backoff := s.cfg.RetryMin
-	wait := time.Duration(0)
+	s.mu.Lock()
+	wait := s.backoff
+	s.mu.Unlock()
 	if grace {
-		wait = finGrace
+		wait = max(wait, finGrace)
 	}
 	var unknownSince time.Time
 	for {
@@ -193,12 +201,9 @@ func (s *Session) redialLoop(grace bool) {
 			return
 		}
 		s.mu.Unlock()
-		nl, err := s.tryResume()
+		err := s.tryResume()
 		if err == nil {
-			err = s.Bind(nl)
-			if err == nil {
-				continue // bound: the check above ends the loop, unless the link is already lost again
-			}
+			continue // bound: the check above ends the loop, unless the link is already lost again
 		}
 		if s.ctx.Err() != nil {
 			break
@@ -209,6 +214,16 @@ func (s *Session) redialLoop(grace bool) {
 		var r *RefusedError
 		if errors.As(err, &r) {
 			switch r.Status {
+			case wire.StatusOvertaken:
+				// Both ends dial, or our number was used by a lost attempt of an earlier holder.
+				s.mu.Lock()
+				s.jump = min(2*s.jump+1, 1<<32)
+				if s.initiator {
+					s.linkNo += s.jump
+				} else {
+					s.dialNo = max(s.dialNo, s.linkNo) + s.jump
+				}
+				s.mu.Unlock()
 			case wire.StatusStale:
 				s.fail(ErrFenced, err.Error())
 			case wire.StatusClosed:
@@ -227,8 +242,10 @@ func (s *Session) redialLoop(grace bool) {
 			unknownSince = time.Time{}
 		}
 		s.note("no new link yet: %v", err)
-		wait = time.Duration(float64(backoff) * (0.5 + rand.Float64()))
-		backoff = min(2*backoff, s.cfg.RetryMax)
+		s.mu.Lock()
+		s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
+		wait = time.Duration(float64(s.backoff) * (0.5 + rand.Float64()))
+		s.mu.Unlock()
 	}
 	s.mu.Lock()
 	s.dialing = false
@@ -259,15 +276,43 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%s (process %s) refused: %s", e.Addr, e.Proc, e.Status)
 }
 
-func (s *Session) tryResume() (NewLink, error) {
+func (s *Session) tryResume() error {
 	s.settle()
 	s.mu.Lock()
-	s.linkNo++
-	my := s.setup(s.linkNo)
+	my := s.setup(max(s.linkNo, s.dialNo) + 1)
+	links := s.counts.links
+	if s.initiator {
+		// When both ends dial (after a move they may), the initiator's attempt counts: its number is taken from now on, while the
+		// acceptor's is only when it has been accepted.
+		s.linkNo = my.LinkNo
+		s.attempting = true
+	}
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(s.ctx, max(2*s.cfg.DeadAfter, time.Second))
 	defer cancel()
-	return s.env.Resume(ctx, s, my)
+	nl, err := s.env.Resume(ctx, s, my, func() error { return s.commit(my.LinkNo, links) })
+	if err == nil {
+		err = s.Bind(nl)
+	}
+	s.mu.Lock()
+	s.attempting = false
+	if err == nil {
+		s.jump = 0
+	}
+	s.mu.Unlock()
+	return err
+}
+
+// commit decides whether our attempt still counts, just before the peer learns that it does: what we have announced must still
+// be true, so no other link may have been bound meanwhile; and from now on none of the peer's attempts is admitted.
+func (s *Session) commit(no, links uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counts.links != links || s.cur != nil || no < s.linkNo || !s.initiator && no == s.linkNo || s.exported || s.err != nil {
+		return fmt.Errorf("link %d was overtaken by link %d", no, s.linkNo)
+	}
+	s.attempting = true
+	return nil
 }
 
 // setup says where this end stands. Under mu, after settle.
@@ -287,12 +332,15 @@ func (s *Session) AdmitResume(p wire.Setup) (wire.Setup, wire.Status) {
 	case s.exported:
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusUnknown
-	case s.ended || s.err != nil:
+	case s.err != nil:
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusClosed
-	case p.Epoch < s.peerEpoch, p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero(), p.LinkNo <= s.linkNo:
+	case p.Epoch < s.peerEpoch, p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero():
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusStale
+	case p.LinkNo <= s.linkNo || s.attempting:
+		s.mu.Unlock()
+		return wire.Setup{}, wire.StatusOvertaken
 	}
 	s.linkNo = p.LinkNo
 	if s.cur != nil {
@@ -303,9 +351,23 @@ func (s *Session) AdmitResume(p wire.Setup) (wire.Setup, wire.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.linkNo != p.LinkNo {
-		return wire.Setup{}, wire.StatusStale // a newer attempt overtook this one
+		return wire.Setup{}, wire.StatusOvertaken
 	}
 	return s.setup(p.LinkNo), wire.StatusOK
+}
+
+// AttemptFailed says that nothing came of a resume that AdmitResume had accepted. The peer may think otherwise.
+func (s *Session) AttemptFailed(no uint64) {
+	s.mu.Lock()
+	failed := s.cur == nil && s.linkNo == no
+	if failed {
+		s.lostNo = no
+	}
+	s.mu.Unlock()
+	if failed {
+		s.say(0)
+		s.redial(false)
+	}
 }
 
 // Bind makes nl the current link: it replays from where the peer stands and goes on. On error the link is closed.
@@ -314,30 +376,33 @@ func (s *Session) Bind(nl NewLink) error {
 	s.mu.Lock()
 	p := nl.Peer
 	switch {
-	case s.ended || s.exported || s.err != nil:
+	case s.exported || s.err != nil: // one that ended well still answers a peer that has missed the last records
 		s.mu.Unlock()
 		s.tx.unlock()
 		nl.Link.Close()
 		return s.whyEnded()
-	case nl.LinkNo < s.linkNo || s.cur != nil || p.Epoch < s.peerEpoch:
+	case nl.LinkNo < s.linkNo || s.cur != nil || p.Epoch < s.peerEpoch || s.attempting && !nl.Dialed:
+		err := fmt.Errorf("link %d was overtaken by link %d", nl.LinkNo, s.linkNo)
 		s.mu.Unlock()
 		s.tx.unlock()
 		nl.Link.Close()
-		return fmt.Errorf("link %d was overtaken by link %d", nl.LinkNo, s.linkNo)
+		return err
 	}
 	if p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero() {
+		err := fmt.Errorf("process %s claims the other end, which process %s holds in the same epoch %d", p.Proc, s.peer, p.Epoch)
 		s.mu.Unlock()
 		s.tx.unlock()
 		nl.Link.Close()
-		return fmt.Errorf("process %s claims the other end, which process %s holds in the same epoch %d", p.Proc, s.peer, p.Epoch)
+		return err
 	}
 	s.linkNo = nl.LinkNo
 	sent := s.sent.Load()
 	if p.Got < s.acked.Load() || p.Got > sent {
+		have := s.acked.Load()
 		s.mu.Unlock()
 		s.tx.unlock()
 		nl.Link.Close()
-		s.fail(ErrDesync, fmt.Sprintf("peer stands at %d, but bytes %d..%d are here", p.Got, s.acked.Load(), sent))
+		s.fail(ErrDesync, fmt.Sprintf("peer stands at %d, but bytes %d..%d are here", p.Got, have, sent))
 		return s.whyEnded()
 	}
 	if p.Epoch != s.peerEpoch || p.Proc != s.peer {
@@ -351,14 +416,18 @@ func (s *Session) Bind(nl NewLink) error {
 		s.peerAddrs = p.Addrs
 	}
 	s.peerLimit = max(s.peerLimit, p.Limit)
-	b := &binding{link: nl.Link, name: nl.Name, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
+	b := &binding{link: nl.Link, name: nl.Name, retains: nl.Retains, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
 	s.cur = b
-	s.stuck = time.Time{}
+	s.stuck, s.askedAt = time.Time{}, time.Time{}
+	s.heard.Store(time.Now().UnixNano())
 	s.acked.Store(p.Got)
 	s.bmu.Lock()
 	s.unack.release(p.Got)
 	s.bmu.Unlock()
 	s.next = p.Got
+	if s.ended {
+		s.next = sent
+	}
 	s.counts.links++
 	s.counts.replayed += sent - p.Got
 	s.events.add("link %d over %s bound, %d bytes to replay", b.no, b.name, sent-p.Got)
@@ -470,5 +539,16 @@ func (s *Session) outOfPatience() {
 	s.mu.Unlock()
 	if over {
 		s.fail(ErrPatience, "raise Patience to wait longer")
+	}
+}
+
+// Switch gives up the current link for a new one: what the selector will do when another path is better. Without a link it
+// does nothing.
+func (s *Session) Switch(reason error) {
+	s.mu.Lock()
+	b := s.cur
+	s.mu.Unlock()
+	if b != nil {
+		s.lost(b, reason)
 	}
 }

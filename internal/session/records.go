@@ -35,13 +35,16 @@ func (s *Session) say(flags uint8) {
 func (s *Session) state(flags uint8) wire.Record {
 	got := s.got.Load()
 	s.told.Store(got)
+	s.saidAt.Store(time.Now().UnixNano())
 	s.limitTold = s.limit()
-	r := wire.Record{Type: wire.TypeState, Flags: flags, GID: s.id, LinkNo: s.linkNo, Ack: got, Limit: s.limitTold, Sent: s.sent.Load()}
+	r := wire.Record{Type: wire.TypeState, Flags: flags, GID: s.id, LinkNo: s.lostNo, Ack: got, Limit: s.limitTold, Sent: s.sent.Load()}
 	if s.cur != nil {
 		r.LinkNo = s.cur.no
 		if s.pend.n == 0 && (s.reading.Load() || s.pulling || !s.cur.rxBare) {
 			r.Flags |= wire.StateStarved
 		}
+	} else {
+		r.Flags |= wire.StateLinkDown
 	}
 	if s.finSent {
 		r.Flags |= wire.StateFin
@@ -52,21 +55,24 @@ func (s *Session) state(flags uint8) wire.Record {
 	if s.closed {
 		r.Flags |= wire.StateClosed
 	}
+	if s.satisfied() {
+		r.Flags |= wire.StateDone
+	}
 	return r
 }
 
-// OnChannelRecord acts on a record that came over ch. It is ignored unless ch is the channel in use: a process that held the
-// other end before has nothing to say any more.
+// OnChannelRecord acts on a record that came over ch, on which the peer has proved that it holds the connection's secret. It is
+// ignored unless ch leads to the present holder of the other end: an earlier one has nothing to say any more.
 func (s *Session) OnChannelRecord(ch Channel, r *wire.Record) {
 	s.mu.Lock()
-	ok := s.ch == ch
+	ok := s.peer == ch.Proc()
 	s.mu.Unlock()
 	if ok {
 		s.OnRecord(r)
 	}
 }
 
-// OnRecord acts on a record about this connection. It must have come from the peer: over the channel in use or in-band.
+// OnRecord acts on a record about this connection. It must have come from the peer: see OnChannelRecord, or in-band.
 func (s *Session) OnRecord(r *wire.Record) {
 	switch r.Type {
 	case wire.TypeState:
@@ -119,10 +125,8 @@ func (s *Session) onState(r *wire.Record) {
 		s.peerLimit = r.Limit
 	}
 	var dead *binding
-	if b := s.cur; b != nil && r.LinkNo == b.no {
-		if r.Flags&wire.StateLinkDown != 0 {
-			dead = b
-		} else if s.starves(r) {
+	if b := s.cur; b != nil {
+		if r.Flags&wire.StateLinkDown != 0 && b.no <= r.LinkNo || r.LinkNo == b.no && s.starves(r) {
 			dead = b
 		}
 	}
@@ -135,10 +139,15 @@ func (s *Session) onState(r *wire.Record) {
 	}
 	s.changed()
 	s.watchPath()
+	if r.Flags&wire.StateDone != 0 {
+		s.peerDone = true
+	}
 	over := s.finished()
+	done := s.satisfied() && !s.saidDone
+	s.saidDone = s.saidDone || done
 	s.mu.Unlock()
 
-	if newFin || r.Flags&wire.StateReply != 0 {
+	if newFin || done || r.Flags&wire.StateReply != 0 {
 		s.say(0)
 	}
 	if dead != nil {
@@ -165,7 +174,7 @@ func (s *Session) kickReader() {
 // starves judges an answer to a probe: the peer's reader waits on the very link on which we have sent more than it has, and
 // that for DeadAfter without any progress. A reader that doesn't read is no such case, however full the window. Under mu.
 func (s *Session) starves(r *wire.Record) bool {
-	if r.Flags&wire.StateStarved == 0 || r.Ack >= s.sent.Load() {
+	if r.Flags&wire.StateStarved == 0 || r.Ack >= s.hi.Load() {
 		s.stuck = time.Time{}
 		return false
 	}
@@ -176,47 +185,76 @@ func (s *Session) starves(r *wire.Record) bool {
 	return time.Since(s.stuck) >= s.cfg.DeadAfter
 }
 
-// armProbe starts the probe timer if something is unacknowledged and it isn't running.
+// armProbe starts the probe timer if there is something to watch and it isn't running.
 func (s *Session) armProbe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || s.err != nil || s.exported || !s.outstanding() || s.probing.Load() {
+	if s.ended || s.err != nil || s.exported || s.probing.Load() {
+		return
+	}
+	every := s.cfg.ProbeEvery
+	switch {
+	case s.outstanding() || !s.askedAt.IsZero():
+	case s.inBand():
+		every = s.cfg.KeepAlive
+	default:
 		return
 	}
 	s.probing.Store(true)
 	s.probeAck = s.acked.Load()
 	if s.probe == nil {
-		s.probe = time.AfterFunc(s.cfg.ProbeEvery, s.onProbe)
+		s.probe = time.AfterFunc(every, s.onProbe)
 	} else {
-		s.probe.Reset(s.cfg.ProbeEvery)
+		s.probe.Reset(every)
 	}
 }
 
 // outstanding reports whether the peer still has to tell us something. Under mu.
 func (s *Session) outstanding() bool {
-	return s.acked.Load() < s.sent.Load() && !s.peerClose || s.finSent && !s.finSeen
+	switch {
+	case s.acked.Load() < s.hi.Load() && !s.peerClose, s.finSent && !s.finSeen:
+		return true
+	case s.peerDone:
+		return false
+	}
+	return s.closed || s.finKnown && s.got.Load() == s.fin
 }
 
+// inBand reports whether records travel in the link, so that the link itself must be kept alive. Under mu.
+func (s *Session) inBand() bool { return s.cur != nil && s.ch == nil && !s.cur.txBare }
+
+// onProbe asks the peer where it stands if there has been no progress, and gives up a link in record mode on which no
+// answer came: there the peer's session always receives, so silence means that the link is dead. On a bare link it proves
+// nothing; see starves.
 func (s *Session) onProbe() {
 	s.mu.Lock()
 	s.probing.Store(false)
-	ask := !s.ended && s.err == nil && s.outstanding() && s.cur != nil
-	progress := s.acked.Load() > s.probeAck
 	b := s.cur
-	silent := false
-	if ask && b != nil && s.ch == nil && !b.txBare {
-		// In record mode the peer's session always receives: silence means that the link is dead.
-		if progress || s.probeLink != b {
-			s.probeLink, s.silentSince = b, time.Now()
-		}
-		silent = s.heard.Load() < s.silentSince.UnixNano() && time.Since(s.silentSince) >= s.cfg.DeadAfter
+	if s.ended || s.err != nil || b == nil {
+		s.askedAt = time.Time{}
+		s.mu.Unlock()
+		return // Bind arms it again
+	}
+	now := time.Now()
+	heard := time.Unix(0, s.heard.Load())
+	if !s.inBand() || s.askedOn != b || !heard.Before(s.askedAt) {
+		s.askedAt = time.Time{}
+	}
+	dead := !s.askedAt.IsZero() && now.Sub(s.askedAt) >= s.cfg.DeadAfter
+	every := s.cfg.KeepAlive
+	if s.outstanding() {
+		every = s.cfg.ProbeEvery
+	}
+	ask := s.outstanding() && s.acked.Load() == s.probeAck || s.inBand() && now.Sub(heard) >= every
+	if ask && s.inBand() && s.askedAt.IsZero() {
+		s.askedAt, s.askedOn = now, b
 	}
 	s.mu.Unlock()
-	if silent {
+	if dead {
 		s.lost(b, fmt.Errorf("nothing heard on link %d for %v", b.no, s.cfg.DeadAfter))
 		return
 	}
-	if ask && !progress {
+	if ask {
 		s.say(wire.StateReply)
 	}
 	s.armProbe()

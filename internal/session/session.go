@@ -28,7 +28,8 @@ type Channel interface {
 // An Env is what a session needs of the process it lives in.
 type Env interface {
 	// Resume opens a link to the peer and performs the resume handshake with the given Setup.
-	Resume(ctx context.Context, s *Session, my wire.Setup) (NewLink, error)
+	// It calls commit before the peer is told that the link counts, and gives up if that fails.
+	Resume(ctx context.Context, s *Session, my wire.Setup, commit func() error) (NewLink, error)
 	// CanDial reports whether Resume has an address to try. An end that can't dial waits for the peer.
 	CanDial(s *Session) bool
 	// Bound is called after every Bind that succeeded, without locks.
@@ -39,11 +40,13 @@ type Env interface {
 
 // NewLink is what a finished handshake hands to a session.
 type NewLink struct {
-	Link   substrate.Link
-	Name   string // of the substrate
-	Seal   *Seal  // nil unless the link is sealed
-	LinkNo uint64
-	Peer   wire.Setup
+	Link    substrate.Link
+	Name    string // of the substrate
+	Retains bool   // substrate.Caps.Retains
+	Seal    *Seal  // nil unless the link is sealed
+	LinkNo  uint64
+	Dialed  bool // by this end
+	Peer    wire.Setup
 }
 
 // Session is one end of a connection. Its methods are safe for concurrent use.
@@ -81,51 +84,59 @@ type Session struct {
 	canRx    signal        // for the Read that waits
 	lateAck  atomic.Bool   // an acknowledgement is due within AckDelay
 	reading  atomic.Bool   // a reader waits on the current bare link
+	saidAt   atomic.Int64  // when the last State was made, in ns
 	heard    atomic.Int64  // when something last arrived on a link in record mode, in ns
 
-	mu          sync.Mutex
-	pend        buffer        // arrived, not read
-	limitTold   uint64        // the Limit last sent
-	cur         *binding      // nil: parked
-	old         *binding      // lost, not settled
-	linkNo      uint64        // the highest used or accepted
-	peerLimit   uint64        // record mode: may send up to here
-	epoch       uint64        // of this end
-	peerEpoch   uint64        // of the other end
-	peer        gid.ProcessID // the process that holds the other end
-	peerAddrs   []string      // where that process says it can be reached
-	ch          Channel       // nil: the peer isn't attached
-	chSince     time.Time     // since when ch is as it is
-	downSince   time.Time     // since when there is no path; zero: there is one
-	rdl, wdl    time.Time     // the application's deadlines
-	pumping     bool
-	dialing     bool
-	pulling     bool
-	ctlFlags    uint8  // for the next in-band State
-	finSent     bool   // nothing more will be written; sent is final
-	finSeen     bool   // the peer knows
-	finKnown    bool   // the peer will write nothing beyond fin
-	fin         uint64 // the peer's end of stream
-	peerClose   bool   // the peer reads no more
-	closed      bool   // by our application
-	exported    bool
-	err         error // the definite end
-	ended       bool
-	linger      time.Duration
-	closeTimer  *time.Timer
-	probe       *time.Timer
-	probeAck    uint64 // acked when the probe timer was armed
-	probeLink   *binding
-	silentSince time.Time
-	stuck       time.Time // since when the peer starves although we sent; zero: it doesn't
-	stuckAt     uint64    // the acknowledgement it stands at
-	patience    *time.Timer
-	late        *time.Timer
-	retryNow    signal
-	done        chan struct{} // closed with ended
-	ctx         context.Context
-	cancel      context.CancelFunc
-	waiters     chan struct{} // closed and replaced when acked, the peer's state or the end changes; nil without waiters
+	mu         sync.Mutex
+	pend       buffer        // arrived, not read
+	limitTold  uint64        // the Limit last sent
+	cur        *binding      // nil: parked
+	old        *binding      // lost, not settled
+	linkNo     uint64        // the highest used or accepted
+	lostNo     uint64        // the last one that was lost, or of which nothing came
+	peerLimit  uint64        // record mode: may send up to here
+	epoch      uint64        // of this end
+	peerEpoch  uint64        // of the other end
+	peer       gid.ProcessID // the process that holds the other end
+	peerAddrs  []string      // where that process says it can be reached
+	ch         Channel       // nil: the peer isn't attached
+	chSince    time.Time     // since when ch is as it is
+	downSince  time.Time     // since when there is no path; zero: there is one
+	rdl, wdl   time.Time     // the application's deadlines
+	pumping    bool
+	dialing    bool
+	attempting bool          // a resume of ours is in progress and can't be given up for one of the peer's
+	jump       uint64        // by how much to raise our link numbers; see redialLoop
+	dialNo     uint64        // the acceptor's attempts are numbered from here, if it dials
+	backoff    time.Duration // before the next attempt
+	pulling    bool
+	ctlFlags   uint8  // for the next in-band State
+	finSent    bool   // nothing more will be written; sent is final
+	finSeen    bool   // the peer knows
+	finKnown   bool   // the peer will write nothing beyond fin
+	fin        uint64 // the peer's end of stream
+	peerClose  bool   // the peer reads no more
+	peerDone   bool   // the peer needs nothing more
+	saidDone   bool
+	closed     bool // by our application
+	exported   bool
+	err        error // the definite end
+	ended      bool
+	linger     time.Duration
+	closeTimer *time.Timer
+	probe      *time.Timer
+	probeAck   uint64    // acked when the probe timer was armed
+	askedAt    time.Time // when the peer was asked in-band, unanswered; zero: it wasn't
+	askedOn    *binding
+	stuck      time.Time // since when the peer starves although we sent; zero: it doesn't
+	stuckAt    uint64    // the acknowledgement it stands at
+	patience   *time.Timer
+	late       *time.Timer
+	retryNow   signal
+	done       chan struct{} // closed with ended
+	ctx        context.Context
+	cancel     context.CancelFunc
+	waiters    chan struct{} // closed and replaced when acked, the peer's state or the end changes; nil without waiters
 
 	laddr, raddr net.Addr // what the application sees, for life
 	counts       counters
@@ -268,15 +279,12 @@ func (s *Session) writeErr() error {
 	return nil
 }
 
-// wantLink reports whether there may be bytes to move. Under mu.
+// wantLink reports whether there is, or may be, anything left to move: bytes, or the news that they have arrived. Under mu.
 func (s *Session) wantLink() bool {
 	if s.ended || s.err != nil || s.exported {
 		return false
 	}
-	needRx := !s.closed && !(s.finKnown && s.got.Load() == s.fin)
-	needTx := !s.peerClose && (!s.finSent || s.acked.Load() < s.sent.Load())
-	// After our Close the peer must still learn of it, and that takes a path.
-	return needRx || needTx || s.finSent && !s.finSeen
+	return !(s.peerDone && (s.satisfied() || s.peerClose))
 }
 
 // changed wakes whoever waits for an acknowledgement or the end (Close, Export). Under mu.

@@ -36,7 +36,7 @@ func (s *Session) write(p []byte) (int, error) {
 		room := s.room()
 		b := s.cur
 		direct := false
-		if room > 0 && b != nil && b.txBare && s.tx.tryLock() {
+		if room > 0 && b != nil && b.txBare && !b.retains && s.tx.tryLock() {
 			if direct = s.next == s.sent.Load() && len(b.rest) == 0; direct {
 				b.appSending = true
 				b.setSendDeadline(s.wdl)
@@ -94,6 +94,9 @@ func (s *Session) raiseHi(off uint64) {
 func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	off := s.next
 	s.raiseHi(off + uint64(len(p)))
+	if !s.probing.Load() {
+		s.armProbe() // before Send, which may block on a dead path
+	}
 	s.vec[0] = p
 	n, err := b.link.Send(off, s.vec[:])
 	s.vec[0] = nil
@@ -107,10 +110,8 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	}
 	s.next = end
 	s.sent.Store(end)
+	s.hi.Store(end)
 	s.bmu.Unlock()
-	if !s.probing.Load() {
-		s.armProbe()
-	}
 	return n, err
 }
 
@@ -177,15 +178,22 @@ func (s *Session) sendSome(b *binding) error {
 	s.bmu.Lock()
 	s.views = s.unack.view(s.views[:0], s.next, sendPiece)
 	s.bmu.Unlock()
+	s.armProbe()
 	n, err := b.link.Send(s.next, s.views)
 	clear(s.views)
 	s.next += uint64(n)
-	s.armProbe()
 	return err
 }
 
 // advance notes that the peer's session has everything before ack.
 func (s *Session) advance(ack uint64) {
+	s.mu.Lock()
+	for _, b := range [...]*binding{s.cur, s.old} {
+		if b != nil && b.retains {
+			b.link.Release(ack)
+		}
+	}
+	s.mu.Unlock()
 	s.bmu.Lock()
 	if ack > s.acked.Load() {
 		s.acked.Store(ack)

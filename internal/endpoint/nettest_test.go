@@ -1,0 +1,141 @@
+package endpoint
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/nettest"
+
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/substrate/fault"
+	tcp "github.com/sockemu/sockemu/substrate_tcp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cutter is a substrate whose links are interrupted at random moments, as often as every asks.
+type cutter struct {
+	substrate.Substrate
+	mu    sync.Mutex
+	links map[substrate.Link]struct{}
+}
+
+func (c *cutter) Dial(ctx context.Context, a string) (substrate.Link, error) {
+	l, err := c.Substrate.Dial(ctx, a)
+	if err == nil {
+		c.mu.Lock()
+		c.links[l] = struct{}{}
+		c.mu.Unlock()
+	}
+	return l, err
+}
+
+func (c *cutter) run(stop <-chan struct{}, every time.Duration) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		c.mu.Lock()
+		for l := range c.links {
+			if rand.IntN(3) > 0 {
+				l.Close()
+				delete(c.links, l)
+			}
+		}
+		c.mu.Unlock()
+	}
+}
+
+// makePipe returns a nettest.MakePipe over sub, with links cut every cut (0: never).
+func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()), seal bool, cut time.Duration) nettest.MakePipe {
+	return func() (c1, c2 net.Conn, stop func(), err error) {
+		sa, sb, listen, done := sub()
+		ctr := &cutter{Substrate: sa, links: make(map[substrate.Link]struct{})}
+		sc := session.Config{Seal: seal, Linger: 400 * time.Millisecond, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond}
+		a := New(Config{Substrate: ctr, Session: sc})
+		b := New(Config{Substrate: sb, Session: sc})
+		quit := make(chan struct{})
+		var wg sync.WaitGroup
+		if cut > 0 {
+			wg.Go(func() { ctr.run(quit, cut) })
+		}
+		stop = func() {
+			close(quit)
+			wg.Wait()
+			for _, c := range []net.Conn{c1, c2} {
+				if c != nil {
+					c.Close()
+					// nettest goes on while a Close of its own still waits for an acknowledgement.
+					<-c.(*session.Session).Done()
+				}
+			}
+			a.Close()
+			b.Close()
+			done()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		l, err := b.Listen(ctx, listen, Plain{})
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		var s *session.Session
+		for range 10 {
+			if s, err = a.Dial(ctx, l.Addr().String(), 0); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		acc, err := l.Accept()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return s, acc.Session, stop, nil
+	}
+}
+
+func overTCP() (substrate.Substrate, substrate.Substrate, string, func()) {
+	s := tcp.New(tcp.Options{})
+	return s, s, "127.0.0.1:0", func() {}
+}
+
+func overFault(retains bool) func() (substrate.Substrate, substrate.Substrate, string, func()) {
+	return func() (substrate.Substrate, substrate.Substrate, string, func()) {
+		n := fault.New(fault.Config{Seed: rand.Uint64(), Retains: retains})
+		return n.Host("a"), n.Host("b"), "b:1", func() { n.Close() }
+	}
+}
+
+func TestNetConn(t *testing.T) {
+	for name, sub := range map[string]func() (substrate.Substrate, substrate.Substrate, string, func()){
+		"tcp": overTCP, "fault": overFault(false), "fault-retains": overFault(true),
+	} {
+		for _, seal := range []bool{false, true} {
+			for _, cut := range []time.Duration{0, 20 * time.Millisecond, 3 * time.Millisecond} {
+				n := name
+				if seal {
+					n += "/sealed"
+				}
+				if cut > 0 {
+					n += "/cut every " + cut.String()
+				}
+				t.Run(n, func(t *testing.T) {
+					t.Parallel() // most of the time is Close, lingering for a peer that does not read
+					nettest.TestConn(t, makePipe(sub, seal, cut))
+				})
+			}
+		}
+	}
+}
