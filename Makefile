@@ -1,0 +1,63 @@
+# What a developer or a newcomer runs. A bare machine needs only Go, a C compiler (for `make race`) and make.
+# `make demo` shows it; `make test` is the whole test run a user needs; `make ci` is what the build server does.
+
+GO        ?= go
+TIMEOUT   ?= 8m# of one package's tests: far above what any needs, far below a hung build
+FUZZTIME  ?= 5s
+BENCHTIME ?= 1s
+# The library's folders: they build on every system Go knows; the rest may be Linux only.
+LIBRARY   := $(foreach d,gid wire substrate substrate_tcp internal sockemu,$(if $(wildcard $(d)),./$(d)/...))
+# The tree may be no git checkout, or one that git refuses to read: then the binary carries no revision.
+BUILDFLAGS := $(shell git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
+
+.DEFAULT_GOAL := build
+.PHONY: demo test build fmt-check vet lint cross race fuzz-smoke bench docs-check hooks ci clean
+
+build:
+	@mkdir -p bin
+	$(GO) build $(BUILDFLAGS) -o bin/ ./cmd/...
+
+demo: build
+	bin/sockemu demo $(DEMOFLAGS)
+
+test:
+	$(GO) vet ./...
+	$(GO) test -timeout $(TIMEOUT) ./...
+
+fmt-check:
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not gofmt-ed:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+# The checks and the reasons for those that are off: staticcheck.conf. The version: tools/go.mod.
+lint:
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+cross:
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
+	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
+
+race:
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+# Every Fuzz target for FUZZTIME: enough to see that none rots and that no shallow bug is back.
+fuzz-smoke:
+	GO="$(GO)" .ci/fuzz-smoke $(FUZZTIME)
+
+# BENCHTIME=1x runs each benchmark once, so that none rots.
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime=$(BENCHTIME) -timeout 30m ./...
+
+# Every command that README.md and docs/ show exists.
+docs-check: build
+	.ci/docs-commands
+
+hooks:
+	git config core.hooksPath .githooks
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf bin
