@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/sockemu/sockemu/bench"
+	"github.com/sockemu/sockemu/sockemu"
+	tcp "github.com/sockemu/sockemu/substrate_tcp"
+)
+
+// thin returns the library, over kernel TCP, as something to measure. Its endpoint is made when it is first used, for its
+// configuration depends on the run's.
+func thin() bench.Transport {
+	var once sync.Once
+	var e *sockemu.Endpoint
+	var err error
+	endpoint := func(ctx context.Context) (*sockemu.Endpoint, error) {
+		once.Do(func() {
+			e, err = sockemu.NewEndpoint(sockemu.Config{
+				Fallback: sockemu.FallbackForbid, // else plain TCP might be measured under the name of thin
+				TCP:      tcp.Options{Congestion: bench.Congestion(ctx)},
+			})
+		})
+		return e, err
+	}
+	return bench.Via("thin", "tcp",
+		func(ctx context.Context, network, address string) (net.Conn, error) {
+			e, err := endpoint(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return e.Dial(ctx, network, address)
+		},
+		func(ctx context.Context, network, address string) (net.Listener, error) {
+			e, err := endpoint(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return e.Listen(ctx, network, address)
+		})
+}
