@@ -18,6 +18,7 @@ const (
 	TypeReset  Type = 4 // the connection has ended abnormally
 	TypePing   Type = 5 // answer with a Pong of the same token
 	TypePong   Type = 6
+	TypeSlot   Type = 7 // the connection's place on the page of memory that the two processes share
 )
 
 // Flags of a State.
@@ -41,6 +42,7 @@ const (
 	attachBody    = gid.Size + MACSize
 	shortBody     = gid.Size + 1
 	pingBody      = 8
+	slotBody      = gid.Size + 4 + 2
 	StateSize     = RecordHeader + stateBody
 	optionalTypes = 128
 )
@@ -60,6 +62,8 @@ type Record struct {
 	Sent   uint64 // the sender's application has written this much
 
 	MAC  [MACSize]byte // Attach
+	Slot uint32        // Slot: index
+	Gen  uint16        // Slot: generation
 	Code Status        // Nak, Reset
 
 	Token uint64 // Ping, Pong
@@ -84,6 +88,10 @@ func (r *Record) Append(b []byte) []byte {
 		b = append(b, byte(r.Code))
 	case TypePing, TypePong:
 		b = be.AppendUint64(b, r.Token)
+	case TypeSlot:
+		b = append(b, r.GID[:]...)
+		b = be.AppendUint32(b, r.Slot)
+		b = be.AppendUint16(b, r.Gen)
 	}
 	be.PutUint16(b[at-2:], uint16(len(b)-at))
 	return b
@@ -107,6 +115,8 @@ func ParseRecord(b []byte, r *Record) (int, error) {
 		want = shortBody
 	case TypePing, TypePong:
 		want = pingBody
+	case TypeSlot:
+		want = slotBody
 	default:
 		if r.Type < optionalTypes {
 			return 0, formatError("unknown mandatory record type %d", r.Type)
@@ -141,6 +151,8 @@ func ParseRecord(b []byte, r *Record) (int, error) {
 		r.Code = Status(body[16])
 	case TypePing, TypePong:
 		r.Token = be.Uint64(body)
+	case TypeSlot:
+		r.Slot, r.Gen = be.Uint32(body[16:]), be.Uint16(body[20:])
 	}
 	return n, nil
 }
@@ -160,6 +172,8 @@ func (r *Record) String() string {
 		return fmt.Sprintf("PING %d", r.Token)
 	case TypePong:
 		return fmt.Sprintf("PONG %d", r.Token)
+	case TypeSlot:
+		return fmt.Sprintf("SLOT %s index=%d gen=%d", r.GID.Short(), r.Slot, r.Gen)
 	}
 	return fmt.Sprintf("record %d", r.Type)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
@@ -35,19 +36,26 @@ type channel struct {
 	dialed  bool   // by us
 	heard   atomic.Int64
 
-	mu       sync.Mutex
-	queue    []byte
-	spare    []byte
-	late     []*session.Session // they have something to say within the acknowledgement delay
-	lateOn   bool
-	lateOld  []*session.Session // reused
-	lateT    *time.Timer
-	attached map[gid.GID]*session.Session // the peer has proved that it belongs here
-	offered  map[gid.GID]struct{}         // we have
-	refusals map[gid.GID]int
-	err      error // closed
-	wake     chan struct{}
-	done     chan struct{}
+	page atomic.Pointer[samehost.Page] // nil: not on one host, or not yet
+
+	mu        sync.Mutex
+	slots     map[gid.GID]int // places given out on page, by the side that dialled
+	freeSlots []int
+	slotGen   uint16
+	nextSlot  int
+	queue     []byte
+	spare     []byte
+	late      []*session.Session // they have something to say within the acknowledgement delay
+	lateOn    bool
+	lateOld   []*session.Session // reused
+	lateT     *time.Timer
+	attached  map[gid.GID]*session.Session // the peer has proved that it belongs here
+	offered   map[gid.GID]struct{}         // we have
+	refusals  map[gid.GID]int
+	err       error     // closed
+	vec       [1][]byte // the write loop's
+	wake      chan struct{}
+	done      chan struct{}
 }
 
 var _ session.Channel = (*channel)(nil)
@@ -55,7 +63,7 @@ var _ session.Channel = (*channel)(nil)
 func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []byte, dialed bool) *channel {
 	c := &channel{
 		e: e, link: link, proc: proc, binding: binding, dialed: dialed,
-		attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]struct{}), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		slots: make(map[gid.GID]int), attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]struct{}), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.heard.Store(time.Now().UnixNano())
 	return c
@@ -66,6 +74,9 @@ func (c *channel) start() {
 	c.e.wg.Go(c.readLoop)
 	c.e.wg.Go(c.writeLoop)
 	c.e.wg.Go(c.keepalive)
+	if c.dialed && c.e.host != nil {
+		c.e.wg.Go(c.share)
+	}
 }
 
 // Proc returns the process at the other end.
@@ -140,7 +151,8 @@ func (c *channel) writeLoop() {
 				c.mu.Unlock()
 				break
 			}
-			err := sendAll(c.link, out)
+			c.vec[0] = out // no allocation per acknowledgement
+			_, err := c.link.Send(0, c.vec[:])
 			c.mu.Lock()
 			if cap(out) <= 64<<10 && !c.e.cfg.Substrate.Caps().Retains {
 				c.spare = out
@@ -193,6 +205,8 @@ func (c *channel) dispatch(r *wire.Record) {
 	case wire.TypeNak:
 		c.e.log.Debug("attach refused", "gid", r.GID, "peer", c.proc, "why", r.Code)
 		c.offerAgain(r.GID)
+	case wire.TypeSlot:
+		c.onSlot(r)
 	case wire.TypeState, wire.TypeReset:
 		c.mu.Lock()
 		s := c.attached[r.GID]
@@ -284,6 +298,7 @@ func (c *channel) onAttach(r *wire.Record) {
 		c.attach(s)
 	}
 	s.Attach(c)
+	c.giveSlot(s)
 	c.mu.Lock()
 	closed := c.err != nil
 	c.mu.Unlock()
@@ -295,6 +310,10 @@ func (c *channel) onAttach(r *wire.Record) {
 func (c *channel) forget(id gid.GID) {
 	c.mu.Lock()
 	delete(c.attached, id)
+	if i, ok := c.slots[id]; ok {
+		delete(c.slots, id)
+		c.freeSlots = append(c.freeSlots, i)
+	}
 	delete(c.offered, id)
 	delete(c.refusals, id)
 	c.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
@@ -38,6 +39,8 @@ type Config struct {
 	MemoryBudget int64
 	// Remember is how long an ended connection still answers its peer. Default 30 s.
 	Remember time.Duration
+	// NoSharing keeps the endpoint from sharing pages of memory with processes on the same host.
+	NoSharing bool
 }
 
 func (c Config) withDefaults() Config {
@@ -66,6 +69,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// closeGrace is what Close gives to connections that are closing.
+const closeGrace = 500 * time.Millisecond
+
 // maxRemembered bounds the ended connections that are kept to answer their peers.
 const maxRemembered = 4096
 
@@ -76,6 +82,7 @@ type Endpoint struct {
 	psk  [32]byte
 	log  *slog.Logger
 	pool *session.Pool
+	host *samehost.Host // where processes of this host bring pages; nil: nowhere
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -121,6 +128,13 @@ func New(cfg Config) *Endpoint {
 		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	if !cfg.NoSharing && !cfg.Session.Seal {
+		h, err := samehost.Listen(e.proc, e.takePage)
+		if err != nil {
+			e.log.Debug("pages can't be shared with processes on this host", "err", err)
+		}
+		e.host = h
+	}
 	return e
 }
 
@@ -427,11 +441,28 @@ func (e *Endpoint) Close() error {
 	for _, l := range ls {
 		l.shut(true)
 	}
+	// Connections that are just closing get a moment to finish: their last records may be under way.
+	grace := time.NewTimer(closeGrace)
+	defer grace.Stop()
+	for _, s := range list {
+		if !s.Closing() {
+			continue
+		}
+		select {
+		case <-s.Done():
+			continue
+		case <-grace.C:
+		}
+		break
+	}
 	for _, s := range list {
 		s.Abort(net.ErrClosed, "the endpoint was closed")
 		s.Forget()
 	}
 	e.cancel()
+	if e.host != nil {
+		e.host.Close()
+	}
 	e.mu.Lock()
 	for link := range e.links {
 		link.Interrupt()

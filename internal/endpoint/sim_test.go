@@ -161,7 +161,7 @@ func (sc *schedule) config(n *fault.Network, host string) Config {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("side", host)
 	}
 	return Config{
-		Substrate: n.Host(host), KeepAlive: 300 * time.Millisecond, HandshakeTimeout: 2 * time.Second,
+		Substrate: n.Host(host), NoSharing: true, KeepAlive: 300 * time.Millisecond, HandshakeTimeout: 2 * time.Second,
 		Session: session.Config{
 			Seal: sc.Seal, SendBuffer: sc.SendBuffer, RecvBuffer: sc.RecvBuffer, AckEvery: sc.AckEvery,
 			Logger: log, DeadAfter: time.Second, GoneAfter: time.Minute, Patience: time.Hour, Linger: 30 * time.Minute,

@@ -16,13 +16,42 @@ const (
 )
 
 // A Pool lends the blocks of all buffers of a process and accounts for them. Freed blocks are reused last-in first-out, so
-// a connection whose data is acknowledged promptly copies into memory that is still in the cache. Safe for concurrent use.
+// a connection whose data is acknowledged promptly copies into memory that is still in the cache. It isn't a sync.Pool: that
+// is emptied by every garbage collection, and making new blocks would soon start the next one. Safe for concurrent use.
 type Pool struct {
 	budget int64
 	used   atomic.Int64
-	small  sync.Pool
-	large  sync.Pool
-	frames sync.Pool
+	small  freeList
+	large  freeList
+	frames freeList
+}
+
+// keepBytes bounds what each free list holds back from the garbage collector.
+const keepBytes = 4 << 20
+
+type freeList struct {
+	mu   sync.Mutex
+	free []*block
+}
+
+func (f *freeList) get() *block {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(f.free)
+	if n == 0 {
+		return nil
+	}
+	b := f.free[n-1]
+	f.free = f.free[:n-1]
+	return b
+}
+
+func (f *freeList) put(b *block) {
+	f.mu.Lock()
+	if (len(f.free)+1)*len(b.buf) <= keepBytes {
+		f.free = append(f.free, b)
+	}
+	f.mu.Unlock()
 }
 
 // NewPool returns a pool that reports itself full beyond budget bytes (0: no bound).
@@ -39,40 +68,37 @@ type block struct {
 	r, w int
 }
 
-func (p *Pool) get(large bool) *block {
-	size, pool := inlineBlock, &p.small
-	if large {
-		size, pool = largeBlock, &p.large
-	}
+func (p *Pool) lend(f *freeList, size int) *block {
 	p.used.Add(int64(size))
-	if b, ok := pool.Get().(*block); ok {
+	if b := f.get(); b != nil {
 		b.r, b.w = 0, 0
 		return b
 	}
 	return &block{buf: make([]byte, size)}
 }
 
+func (p *Pool) get(large bool) *block {
+	if large {
+		return p.lend(&p.large, largeBlock)
+	}
+	return p.lend(&p.small, inlineBlock)
+}
+
 func (p *Pool) put(b *block) {
 	p.used.Add(-int64(len(b.buf)))
 	if len(b.buf) == largeBlock {
-		p.large.Put(b)
+		p.large.put(b)
 	} else {
-		p.small.Put(b)
+		p.small.put(b)
 	}
 }
 
 // getFrame lends memory for the body of one frame.
-func (p *Pool) getFrame() *block {
-	p.used.Add(wire.MaxBody)
-	if b, ok := p.frames.Get().(*block); ok {
-		return b
-	}
-	return &block{buf: make([]byte, wire.MaxBody)}
-}
+func (p *Pool) getFrame() *block { return p.lend(&p.frames, wire.MaxBody) }
 
 func (p *Pool) putFrame(b *block) {
 	p.used.Add(-wire.MaxBody)
-	p.frames.Put(b)
+	p.frames.put(b)
 }
 
 // A buffer holds the bytes [start, start+n) of a stream. The send side keeps there what the peer's session has not

@@ -30,13 +30,18 @@ func (s *Session) SetLinger(sec int) {
 // net.ErrClosed. A second Close returns net.ErrClosed.
 func (s *Session) Close() error {
 	s.mu.Lock()
+	linger := s.linger
 	if s.closed || s.exported {
 		err := s.closedErr()
+		abort := s.closed && !s.ended && linger < 0
 		s.mu.Unlock()
+		if abort { // SetLinger(0) while another Close lingers: it is cut short
+			s.fail(net.ErrClosed, "reset by SetLinger(0)")
+			err = nil
+		}
 		return err
 	}
 	s.closed = true
-	linger := s.linger
 	s.kickReader()
 	s.canTx.raise()
 	if b := s.cur; b != nil && b.appSending {
@@ -61,8 +66,12 @@ func (s *Session) Close() error {
 	return s.awaitDelivery(linger)
 }
 
+// finWait is how long Close waits for the peer to learn of the end once it has every byte.
+const finWait = time.Second
+
 // awaitDelivery waits until the peer's session has every byte.
 func (s *Session) awaitDelivery(linger time.Duration) error {
+	start := time.Now()
 	var timeout <-chan time.Time
 	for {
 		s.mu.Lock()
@@ -73,7 +82,8 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			outage = time.Since(s.downSince)
 		}
 		switch {
-		case left == 0:
+		case left == 0 && (s.finSeen || s.peerClose || s.ended || err != nil || s.cur == nil || time.Since(start) >= finWait):
+			// Without a path the rest goes on in the background: the peer has every byte, and will learn that it was the last.
 			over := s.finished()
 			s.mu.Unlock()
 			if over {
@@ -102,14 +112,21 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			defer t.Stop()
 			timeout = t.C
 		}
+		fin := time.NewTimer(finWait)
 		select {
 		case <-ch:
 		case <-s.done:
+		case <-fin.C:
 		case <-timeout:
+			fin.Stop()
+			if left == 0 {
+				continue
+			}
 			e := &EndError{GID: s.id, Reason: ErrUndelivered, Detail: fmt.Sprintf("lingered %v", linger), Unacked: left, Outage: outage}
 			s.fail(ErrUndelivered, e.Detail)
 			return e
 		}
+		fin.Stop()
 	}
 }
 
@@ -205,6 +222,7 @@ func (s *Session) end(error) {
 			t.Stop()
 		}
 	}
+	s.slot.Store(nil)
 	s.cancel()
 	close(s.done)
 	s.changed()
@@ -218,4 +236,11 @@ func (s *Session) end(error) {
 	}
 	s.mu.Unlock()
 	s.env.Ended(s)
+}
+
+// Closing reports whether the application has closed the connection and the two ends are not done with it yet.
+func (s *Session) Closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed && !s.ended && s.err == nil
 }

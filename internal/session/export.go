@@ -67,6 +67,8 @@ func (s *Session) Export(ctx context.Context) (*State, error) {
 	s.mu.Unlock()
 
 	// Everybody who is at work leaves now: the link is interrupted, and nobody waits any more.
+	s.pollAck()
+	s.slot.Store(nil)
 	s.wr.lock()
 	s.rd.lock()
 	s.tx.lock()

@@ -75,13 +75,19 @@ func (s *Session) sendFrames(b *binding) error {
 	}
 	sent, err := b.link.Send(0, bufs)
 	if err != nil && sent < total {
-		// The link has a part of a frame: whoever sends next must send the rest first. net.Buffers and the like may have
-		// consumed the list, so it is rebuilt.
-		rest := append([]byte(nil), buf...)
-		for _, v := range s.views {
-			rest = append(rest, v...)
+		// The link has a part of a frame: whoever sends next must send the rest first. What was taken may already be
+		// acknowledged and its memory in use again, so only the rest is looked at.
+		b.rest = nil
+		skip := sent
+		for i := range len(s.views) + 1 {
+			v := buf
+			if i > 0 {
+				v = s.views[i-1]
+			}
+			k := min(skip, len(v))
+			skip -= k
+			b.rest = append(b.rest, v[k:]...)
 		}
-		b.rest = rest[sent:]
 	}
 	clear(s.views)
 	clear(b.gather)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -87,6 +88,7 @@ func (s *Session) park(err error) {
 	b.link.Interrupt()
 	s.counts.lost++
 	s.events.add("link %d over %s lost: %v", b.no, b.name, err)
+	s.changed()
 	s.log.Info("link lost", "gid", s.id, "link", b.no, "substrate", b.name, "err", err)
 	s.watchPath()
 	s.canRx.raise()
@@ -410,6 +412,7 @@ func (s *Session) Bind(nl NewLink) error {
 		s.peerEpoch, s.peer = p.Epoch, p.Proc
 		if s.ch != nil && s.ch.Proc() != p.Proc {
 			s.setChannel(nil)
+			s.slot.Store(nil)
 		}
 	}
 	if len(p.Addrs) > 0 {
@@ -476,7 +479,19 @@ func (s *Session) Detach(ch Channel) {
 	defer s.mu.Unlock()
 	if s.ch == ch {
 		s.setChannel(nil)
+		s.slot.Store(nil)
 	}
+}
+
+// Share gives the session its place on the page that it shares with the peer's process: acknowledgements go there, instead of
+// in records, as long as ch is in use.
+func (s *Session) Share(ch Channel, sl *samehost.Slot) {
+	s.mu.Lock()
+	if s.ch == ch && !s.ended {
+		sl.Publish(s.got.Load())
+		s.slot.Store(sl)
+	}
+	s.mu.Unlock()
 }
 
 // Attached reports whether a control channel to the peer is in use.

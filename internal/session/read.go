@@ -119,6 +119,12 @@ func (s *Session) limit() uint64 {
 // acknowledge sees to it that the peer learns what has arrived: now if it is much, else together with other news.
 func (s *Session) acknowledge() {
 	got := s.got.Load()
+	if sl := s.slot.Load(); sl != nil {
+		if sl.Publish(got) && s.told.Load() < got {
+			s.say(0) // the peer sleeps until it hears of it
+		}
+		return
+	}
 	if got-s.told.Load() >= uint64(s.cfg.AckEvery) {
 		s.say(0)
 		return

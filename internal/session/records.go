@@ -16,8 +16,8 @@ func (s *Session) say(flags uint8) {
 		return
 	}
 	if s.ch != nil {
-		r := s.state(flags)
-		s.ch.Post(&r)
+		s.rec = s.state(flags)
+		s.ch.Post(&s.rec)
 		s.mu.Unlock()
 		return
 	}
@@ -120,10 +120,8 @@ func (s *Session) onState(r *wire.Record) {
 	if r.Flags&wire.StateFinSeen != 0 && s.finSent {
 		s.finSeen = true
 	}
-	window := r.Limit > s.peerLimit
-	if window {
-		s.peerLimit = r.Limit
-	}
+	window := r.Limit > s.peerLimit && s.cur != nil && !s.cur.txBare
+	s.peerLimit = max(s.peerLimit, r.Limit)
 	var dead *binding
 	if b := s.cur; b != nil {
 		if r.Flags&wire.StateLinkDown != 0 && b.no <= r.LinkNo || r.LinkNo == b.no && s.starves(r) {
@@ -227,6 +225,7 @@ func (s *Session) inBand() bool { return s.cur != nil && s.ch == nil && !s.cur.t
 // answer came: there the peer's session always receives, so silence means that the link is dead. On a bare link it proves
 // nothing; see starves.
 func (s *Session) onProbe() {
+	s.pollAck()
 	s.mu.Lock()
 	s.probing.Store(false)
 	b := s.cur

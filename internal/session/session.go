@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -76,16 +77,17 @@ type Session struct {
 	probing atomic.Bool // the probe timer runs
 
 	// Receive side.
-	rd       lane          // one Read at a time
-	settling lane          // one settle at a time
-	rx       lane          // one receiver on a bare link at a time
-	got      atomic.Uint64 // in this session's possession: read, or in pend
-	told     atomic.Uint64 // the acknowledgement last sent
-	canRx    signal        // for the Read that waits
-	lateAck  atomic.Bool   // an acknowledgement is due within AckDelay
-	reading  atomic.Bool   // a reader waits on the current bare link
-	saidAt   atomic.Int64  // when the last State was made, in ns
-	heard    atomic.Int64  // when something last arrived on a link in record mode, in ns
+	rd       lane                          // one Read at a time
+	settling lane                          // one settle at a time
+	rx       lane                          // one receiver on a bare link at a time
+	got      atomic.Uint64                 // in this session's possession: read, or in pend
+	told     atomic.Uint64                 // the acknowledgement last sent
+	canRx    signal                        // for the Read that waits
+	slot     atomic.Pointer[samehost.Slot] // shared with the peer's process on the same host; nil: none
+	lateAck  atomic.Bool                   // an acknowledgement is due within AckDelay
+	reading  atomic.Bool                   // a reader waits on the current bare link
+	saidAt   atomic.Int64                  // when the last State was made, in ns
+	heard    atomic.Int64                  // when something last arrived on a link in record mode, in ns
 
 	mu         sync.Mutex
 	pend       buffer        // arrived, not read
@@ -110,13 +112,14 @@ type Session struct {
 	dialNo     uint64        // the acceptor's attempts are numbered from here, if it dials
 	backoff    time.Duration // before the next attempt
 	pulling    bool
-	ctlFlags   uint8  // for the next in-band State
-	finSent    bool   // nothing more will be written; sent is final
-	finSeen    bool   // the peer knows
-	finKnown   bool   // the peer will write nothing beyond fin
-	fin        uint64 // the peer's end of stream
-	peerClose  bool   // the peer reads no more
-	peerDone   bool   // the peer needs nothing more
+	rec        wire.Record // being posted
+	ctlFlags   uint8       // for the next in-band State
+	finSent    bool        // nothing more will be written; sent is final
+	finSeen    bool        // the peer knows
+	finKnown   bool        // the peer will write nothing beyond fin
+	fin        uint64      // the peer's end of stream
+	peerClose  bool        // the peer reads no more
+	peerDone   bool        // the peer needs nothing more
 	saidDone   bool
 	closed     bool // by our application
 	exported   bool

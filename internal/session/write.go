@@ -27,6 +27,7 @@ func (s *Session) Write(p []byte) (int, error) {
 func (s *Session) write(p []byte) (int, error) {
 	done := 0
 	for {
+		s.pollAck()
 		s.mu.Lock()
 		err := s.writeErr()
 		if err != nil || done == len(p) {
@@ -48,7 +49,7 @@ func (s *Session) write(p []byte) (int, error) {
 		s.mu.Unlock()
 		switch {
 		case room == 0:
-			wait(s.canTx, wdl)
+			s.awaitRoom(wdl)
 		case direct:
 			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
 			s.tx.unlock()
@@ -71,6 +72,28 @@ func (s *Session) write(p []byte) (int, error) {
 			return done, nil
 		}
 	}
+}
+
+// pollAck takes over what the peer has published on the shared page.
+func (s *Session) pollAck() {
+	if sl := s.slot.Load(); sl != nil {
+		if ack := sl.Acked(); ack > s.acked.Load() && ack <= s.hi.Load() {
+			s.advance(ack)
+		}
+	}
+}
+
+// awaitRoom waits until the send buffer has room, at least for a quarter of itself, or the deadline.
+func (s *Session) awaitRoom(deadline time.Time) {
+	if sl := s.slot.Load(); sl != nil {
+		acked := s.acked.Load()
+		sl.Want(acked + (s.sent.Load()-acked)/4 + 1)
+		defer sl.Want(0)
+		if sl.Acked() > acked {
+			return
+		}
+	}
+	wait(s.canTx, deadline)
 }
 
 // room says how many bytes may be written now. Under mu, by the holder of wr.
@@ -101,6 +124,7 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	n, err := b.link.Send(off, s.vec[:])
 	s.vec[0] = nil
 	end := off + uint64(n)
+	s.pollAck()
 	s.bmu.Lock()
 	acked := s.acked.Load()
 	s.unack.release(acked)
@@ -209,7 +233,9 @@ func (s *Session) CloseWrite() error {
 	s.wr.lock()
 	s.mu.Lock()
 	err := s.writeErr()
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == ErrWriteClosed {
+		err = nil // as net.TCPConn
+	} else if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		s.finSent, err = true, nil
 	}
 	s.mu.Unlock()

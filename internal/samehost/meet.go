@@ -1,0 +1,172 @@
+package samehost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/sys"
+)
+
+// TokenSize is the length of the token that tells which control channel a page belongs to.
+const TokenSize = 32
+
+// meetTimeout bounds a meeting.
+const meetTimeout = 2 * time.Second
+
+// dir returns the directory where the processes of one user meet, made with access for that user alone.
+func dir() (string, error) {
+	base := os.Getenv("XDG_RUNTIME_DIR")
+	if base == "" {
+		base = os.TempDir()
+	}
+	d := filepath.Join(base, fmt.Sprintf("sockemu-%d", os.Getuid()))
+	if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	st, err := os.Lstat(d)
+	if err != nil {
+		return "", err
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); !ok || !st.IsDir() || st.Mode().Perm()&0o077 != 0 || int(owner.Uid) != os.Getuid() {
+		return "", fmt.Errorf("%s is not this user's private directory", d)
+	}
+	return d, nil
+}
+
+func path(d string, proc gid.ProcessID) string {
+	return filepath.Join(d, gid.GID(proc).String()+".ack")
+}
+
+// ErrToken: the process does not know the channel (yet).
+var ErrToken = errors.New("the process there does not know the channel")
+
+// A Host is where other processes of the same user on this host hand over pages.
+type Host struct {
+	l    *net.UnixListener
+	done chan struct{}
+}
+
+// Listen opens the meeting place of process proc. take is called for each page that comes, in a goroutine of its own, with
+// the token that the other process sent; it returns false if the token is unknown.
+func Listen(proc gid.ProcessID, take func(token [TokenSize]byte, p *Page) bool) (*Host, error) {
+	d, err := dir()
+	if err != nil {
+		return nil, err
+	}
+	sweep(d)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path(d, proc), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{l: l, done: make(chan struct{})}
+	go h.loop(take)
+	return h, nil
+}
+
+// sweep removes the sockets that killed processes have left behind.
+func sweep(d string) {
+	names, err := os.ReadDir(d)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		if !strings.HasSuffix(n.Name(), ".ack") {
+			continue
+		}
+		p := filepath.Join(d, n.Name())
+		c, err := net.DialTimeout("unix", p, 100*time.Millisecond)
+		if err == nil {
+			c.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.Remove(p)
+		}
+	}
+}
+
+func (h *Host) loop(take func([TokenSize]byte, *Page) bool) {
+	defer close(h.done)
+	for {
+		c, err := h.l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		h.meet(c, take)
+	}
+}
+
+func (h *Host) meet(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(meetTimeout))
+	if uid, err := sys.PeerUID(c); err != nil || uid != os.Getuid() {
+		return
+	}
+	var token [TokenSize]byte
+	f, err := sys.RecvFile(c, token[:])
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	p, err := newPage(f)
+	answer := byte(0)
+	if err == nil && take(token, p) {
+		answer = 1
+	}
+	c.Write([]byte{answer})
+}
+
+// Close ends the meeting place.
+func (h *Host) Close() error {
+	err := h.l.Close()
+	<-h.done
+	return err
+}
+
+// Offer makes a page and hands it to process proc, if that runs on this host under the same user.
+func Offer(ctx context.Context, proc gid.ProcessID, token [TokenSize]byte) (*Page, error) {
+	d, err := dir()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, meetTimeout)
+	defer cancel()
+	var dialer net.Dialer
+	nc, err := dialer.DialContext(ctx, "unix", path(d, proc))
+	if err != nil {
+		return nil, err
+	}
+	c := nc.(*net.UnixConn)
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	c.SetDeadline(deadline)
+	if uid, err := sys.PeerUID(c); err != nil || uid != os.Getuid() {
+		return nil, fmt.Errorf("the process there runs as user %d (%w)", uid, err)
+	}
+	f, err := sys.SharedMemory("sockemu-acks", pageSize)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := newPage(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := sys.SendFile(c, token[:], f); err != nil {
+		return nil, err
+	}
+	var answer [1]byte
+	if _, err := c.Read(answer[:]); err != nil {
+		return nil, err
+	}
+	if answer[0] != 1 {
+		return nil, ErrToken
+	}
+	return p, nil
+}
