@@ -57,11 +57,11 @@ type Config struct {
 	Patience time.Duration
 	// Linger is how long Close waits until the peer has everything. Default 10 s. See Conn.SetLinger.
 	Linger time.Duration
-	// SendBuffer bounds what a connection keeps for replay, in bytes; Write blocks at the bound. Default 16 MiB, taken only as
+	// SendBuffer bounds what a connection keeps for replay, in bytes; Write blocks at the bound. Default 32 MiB, taken only as
 	// needed.
 	SendBuffer int
 	// RecvBuffer bounds what has arrived and wasn't read, while a link carries framed data (encryption, no control channel).
-	// Default 4 MiB. With bare links the kernel's socket buffer does this.
+	// Default 16 MiB. With bare links the kernel's socket buffer does this.
 	RecvBuffer int
 	// MemoryBudget bounds the buffers of all connections of the endpoint together, in bytes. Default 1 GiB; every connection
 	// keeps a minimum of 64 KiB.

@@ -27,7 +27,7 @@ type Pool struct {
 }
 
 // keepBytes bounds what each free list holds back from the garbage collector.
-const keepBytes = 4 << 20
+const keepBytes = 16 << 20
 
 type freeList struct {
 	mu   sync.Mutex

@@ -12,10 +12,10 @@ type Config struct {
 	Patience time.Duration
 	// Linger is how long Close waits for the peer's session to have everything. Default 10 s. Negative: Close resets.
 	Linger time.Duration
-	// SendBuffer bounds the bytes kept for replay, per connection. Default 16 MiB: a bandwidth-delay product of 1 Gb/s
-	// at 120 ms. Memory is taken only as it is needed.
+	// SendBuffer bounds the bytes kept for replay, per connection. Default 32 MiB: twice the bandwidth-delay product of
+	// 1 Gb/s at 120 ms. Memory is taken only as it is needed.
 	SendBuffer int
-	// RecvBuffer bounds the bytes that have arrived and were not read, while a link is in record mode. Default 4 MiB.
+	// RecvBuffer bounds the bytes that have arrived and were not read, while a link is in record mode. Default 16 MiB.
 	RecvBuffer int
 	// AckEvery is how many bytes arrive before an acknowledgement leaves at once. Default 256 KiB.
 	AckEvery int
@@ -56,10 +56,10 @@ func (c Config) WithDefaults() Config {
 	def(&c.RetryMin, 20*time.Millisecond)
 	def(&c.RetryMax, 2*time.Second)
 	if c.SendBuffer <= 0 {
-		c.SendBuffer = 16 << 20
+		c.SendBuffer = 32 << 20
 	}
 	if c.RecvBuffer <= 0 {
-		c.RecvBuffer = 4 << 20
+		c.RecvBuffer = 16 << 20
 	}
 	if c.AckEvery <= 0 {
 		c.AckEvery = 256 << 10

@@ -113,7 +113,7 @@ func Import(st *State, cfg Config, env Env, pool *Pool) (*Session, error) {
 	s.linkNo, s.peerLimit, s.linger = st.LinkNo, st.PeerLimit, st.Linger
 	s.finSent, s.finSeen, s.finKnown, s.fin, s.peerClose = st.FinSent, st.FinSeen, st.FinKnown, st.Fin, st.PeerClose
 	s.acked.Store(st.Acked)
-	s.next = st.Acked
+	s.next.Store(st.Acked)
 	s.unack.append(st.Acked, st.Unacked)
 	end := st.Acked + uint64(len(st.Unacked))
 	s.sent.Store(end)

@@ -40,8 +40,8 @@ func (s *Session) sendFrames(b *binding) error {
 	n := 0
 	if !bare {
 		s.bmu.Lock()
-		n = int(min(s.sent.Load()-s.next, s.maxPayload(b), limit-min(limit, s.next)))
-		s.views = s.unack.view(s.views[:0], s.next, n)
+		n = int(min(s.sent.Load()-s.next.Load(), s.maxPayload(b), limit-min(limit, s.next.Load())))
+		s.views = s.unack.view(s.views[:0], s.next.Load(), n)
 		s.bmu.Unlock()
 	}
 	if n > 0 {
@@ -56,7 +56,7 @@ func (s *Session) sendFrames(b *binding) error {
 		} else {
 			wire.PutFrameHeader(buf[at:], wire.FrameData, n)
 		}
-		s.next += uint64(n)
+		s.next.Store(s.next.Load() + uint64(n))
 		s.armProbe() // before Send, which may block on a dead path
 	} else {
 		s.views = s.views[:0]

@@ -18,6 +18,9 @@ func (l *lane) lock() {
 	}
 }
 
+// held reports whether somebody has it at this moment.
+func (l *lane) held() bool { return l.n.Load() > 0 }
+
 func (l *lane) tryLock() bool { return l.n.CompareAndSwap(0, 1) }
 
 func (l *lane) unlock() {

@@ -427,9 +427,9 @@ func (s *Session) Bind(nl NewLink) error {
 	s.bmu.Lock()
 	s.unack.release(p.Got)
 	s.bmu.Unlock()
-	s.next = p.Got
+	s.next.Store(p.Got)
 	if s.ended {
-		s.next = sent
+		s.next.Store(sent)
 	}
 	s.counts.links++
 	s.counts.replayed += sent - p.Got

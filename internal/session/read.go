@@ -45,14 +45,12 @@ func (s *Session) read(p []byte) (int, error) {
 		if s.finKnown {
 			q = p[:min(uint64(len(p)), s.fin-s.got.Load())]
 		}
-		s.reading.Store(true)
 		b.setRecvDeadline(rdl)
 		s.mu.Unlock()
 		n, err := b.link.Recv(q)
 		if n > 0 {
 			s.got.Add(uint64(n))
 		}
-		s.reading.Store(false)
 		s.rx.unlock()
 		if n > 0 {
 			s.acknowledge()
@@ -116,10 +114,18 @@ func (s *Session) limit() uint64 {
 	return max(read+w, s.limitTold)
 }
 
+// showEvery is how many bytes arrive before the shared page is written again. The peer looks there when it keeps as much; a
+// smaller rest it asks for, see onProbe.
+const showEvery = inlineBlock
+
 // acknowledge sees to it that the peer learns what has arrived: now if it is much, else together with other news.
 func (s *Session) acknowledge() {
 	got := s.got.Load()
 	if sl := s.slot.Load(); sl != nil {
+		if got-s.shown < showEvery {
+			return
+		}
+		s.shown = got
 		if sl.Publish(got) && s.told.Load() < got {
 			s.say(0) // the peer sleeps until it hears of it
 		}

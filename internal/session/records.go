@@ -40,7 +40,7 @@ func (s *Session) state(flags uint8) wire.Record {
 	r := wire.Record{Type: wire.TypeState, Flags: flags, GID: s.id, LinkNo: s.lostNo, Ack: got, Limit: s.limitTold, Sent: s.sent.Load()}
 	if s.cur != nil {
 		r.LinkNo = s.cur.no
-		if s.pend.n == 0 && (s.reading.Load() || s.pulling || !s.cur.rxBare) {
+		if s.pend.n == 0 && (s.rx.held() || s.pulling || !s.cur.rxBare) {
 			r.Flags |= wire.StateStarved
 		}
 	} else {
@@ -164,7 +164,7 @@ func (s *Session) onState(r *wire.Record) {
 // kickReader makes a reader that waits on the link look at the state again. Under mu.
 func (s *Session) kickReader() {
 	s.canRx.raise()
-	if b := s.cur; b != nil && b.rxBare && s.reading.Load() {
+	if b := s.cur; b != nil && b.rxBare && s.rx.held() {
 		b.setRecvDeadline(past)
 	}
 }

@@ -62,19 +62,23 @@ type Session struct {
 	opened    time.Time
 
 	// Send side.
-	wr      lane          // one Write at a time
-	tx      lane          // one sender on the link at a time: a Write or the pump
-	next    uint64        // the next byte to send on the current link; guarded by tx
-	vec     [1][]byte     // guarded by tx
-	views   [][]byte      // guarded by tx
-	hi      atomic.Uint64 // the peer can't have more than this
-	sent    atomic.Uint64 // end of what the application has written
-	acked   atomic.Uint64 // the peer's session has everything before this
-	bmu     sync.Mutex
-	unack   buffer // [acked, sent), and a little more; guarded by bmu
-	canTx   signal // for the Write that waits
-	ctlDue  atomic.Bool
-	probing atomic.Bool // the probe timer runs
+	wr       lane          // one Write at a time
+	tx       lane          // one sender on the link at a time: a Write or the pump
+	streak   int           // Writes since the last Read; guarded by wr
+	gotThen  uint64        // got at the last Write; guarded by wr
+	wroteAt  time.Time     // guarded by wr
+	pumpFunc func()        // pump, as a value that needn't be made for every start
+	next     atomic.Uint64 // the next byte to send on the current link; written under tx
+	vec      [1][]byte     // guarded by tx
+	views    [][]byte      // guarded by tx
+	hi       atomic.Uint64 // the peer can't have more than this
+	sent     atomic.Uint64 // end of what the application has written
+	acked    atomic.Uint64 // the peer's session has everything before this
+	bmu      sync.Mutex
+	unack    buffer // [acked, sent), and a little more; guarded by bmu
+	canTx    signal // for the Write that waits
+	ctlDue   atomic.Bool
+	probing  atomic.Bool // the probe timer runs
 
 	// Receive side.
 	rd       lane                          // one Read at a time
@@ -82,10 +86,10 @@ type Session struct {
 	rx       lane                          // one receiver on a bare link at a time
 	got      atomic.Uint64                 // in this session's possession: read, or in pend
 	told     atomic.Uint64                 // the acknowledgement last sent
+	shown    uint64                        // the acknowledgement last shown on the shared page; the receiver's
 	canRx    signal                        // for the Read that waits
 	slot     atomic.Pointer[samehost.Slot] // shared with the peer's process on the same host; nil: none
 	lateAck  atomic.Bool                   // an acknowledgement is due within AckDelay
-	reading  atomic.Bool                   // a reader waits on the current bare link
 	saidAt   atomic.Int64                  // when the last State was made, in ns
 	heard    atomic.Int64                  // when something last arrived on a link in record mode, in ns
 
@@ -155,6 +159,7 @@ func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool 
 		epoch: 1, peerEpoch: 1,
 	}
 	s.log = s.cfg.Logger
+	s.pumpFunc = s.pump
 	s.linger = s.cfg.Linger
 	s.unack.pool, s.pend.pool = pool, pool
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -203,7 +208,7 @@ func (s *Session) SetReadDeadline(t time.Time) error {
 		return s.closedErr()
 	}
 	s.rdl = t
-	if b := s.cur; b != nil && b.rxBare && s.reading.Load() {
+	if b := s.cur; b != nil && b.rxBare && s.rx.held() {
 		b.setRecvDeadline(t)
 	}
 	s.canRx.raise()

@@ -15,6 +15,15 @@ const minShare = 64 << 10
 // sendPiece bounds one Send from the send buffer, so that a pump never keeps the link for long.
 const sendPiece = 256 << 10
 
+// Corking: small writes that follow each other without a Read in between are gathered in the send buffer, and the pump sends
+// what has come together while its last system call ran. The first writes of a burst, and those of a dialogue, go at once.
+const (
+	corkMost  = 64 << 10              // longer writes go straight from the caller's slice
+	corkAfter = 8                     // writes without a Read before it begins
+	corkGap   = 50 * time.Microsecond // a longer pause ends it
+	corkAhead = 256 << 10             // bytes gathered at most: they should stay in the cache
+)
+
 // Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
 // taken for a dead peer. It returns os.ErrDeadlineExceeded, net.ErrClosed, ErrWriteClosed, ErrPeerClosed or an *EndError.
 func (s *Session) Write(p []byte) (int, error) {
@@ -25,9 +34,9 @@ func (s *Session) Write(p []byte) (int, error) {
 }
 
 func (s *Session) write(p []byte) (int, error) {
+	cork := len(p) <= corkMost && s.bursting()
 	done := 0
 	for {
-		s.pollAck()
 		s.mu.Lock()
 		err := s.writeErr()
 		if err != nil || done == len(p) {
@@ -37,8 +46,12 @@ func (s *Session) write(p []byte) (int, error) {
 		room := s.room()
 		b := s.cur
 		direct := false
-		if room > 0 && b != nil && b.txBare && !b.retains && s.tx.tryLock() {
-			if direct = s.next == s.sent.Load() && len(b.rest) == 0; direct {
+		switch {
+		case room == 0 || b == nil || !b.txBare || b.retains:
+		case cork:
+			room = min(room, corkAhead-min(corkAhead, int(s.sent.Load()-s.next.Load())))
+		case s.tx.tryLock():
+			if direct = s.next.Load() == s.sent.Load() && len(b.rest) == 0; direct {
 				b.appSending = true
 				b.setSendDeadline(s.wdl)
 			} else {
@@ -50,6 +63,7 @@ func (s *Session) write(p []byte) (int, error) {
 		switch {
 		case room == 0:
 			s.awaitRoom(wdl)
+			continue
 		case direct:
 			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
 			s.tx.unlock()
@@ -74,6 +88,28 @@ func (s *Session) write(p []byte) (int, error) {
 	}
 }
 
+// bursting reports whether this Write is one of many in quick succession. The caller holds wr.
+func (s *Session) bursting() bool {
+	if got := s.got.Load(); got != s.gotThen { // the application has read: a dialogue
+		s.gotThen, s.streak = got, 0
+		return false
+	}
+	if s.streak < corkAfter {
+		if s.streak++; s.streak == corkAfter {
+			s.wroteAt = time.Now()
+		}
+		return false
+	}
+	now := time.Now()
+	gap := now.Sub(s.wroteAt)
+	s.wroteAt = now
+	if gap > corkGap {
+		s.streak = 0
+		return false
+	}
+	return true
+}
+
 // pollAck takes over what the peer has published on the shared page.
 func (s *Session) pollAck() {
 	if sl := s.slot.Load(); sl != nil {
@@ -85,7 +121,8 @@ func (s *Session) pollAck() {
 
 // awaitRoom waits until the send buffer has room, at least for a quarter of itself, or the deadline.
 func (s *Session) awaitRoom(deadline time.Time) {
-	if sl := s.slot.Load(); sl != nil {
+	s.pollAck()
+	if sl := s.slot.Load(); sl != nil && s.next.Load() == s.sent.Load() {
 		acked := s.acked.Load()
 		sl.Want(acked + (s.sent.Load()-acked)/4 + 1)
 		defer sl.Want(0)
@@ -115,7 +152,7 @@ func (s *Session) raiseHi(off uint64) {
 // sendDirect hands p, the next bytes of the stream, to a bare link without copying it first, and keeps afterwards what the
 // peer has not acknowledged meanwhile. The caller holds tx.
 func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
-	off := s.next
+	off := s.next.Load()
 	s.raiseHi(off + uint64(len(p)))
 	if !s.probing.Load() {
 		s.armProbe() // before Send, which may block on a dead path
@@ -124,17 +161,24 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	n, err := b.link.Send(off, s.vec[:])
 	s.vec[0] = nil
 	end := off + uint64(n)
-	s.pollAck()
 	s.bmu.Lock()
 	acked := s.acked.Load()
+	if sl := s.slot.Load(); sl != nil && end-acked >= showEvery {
+		if a := sl.Acked(); a > acked && a <= end {
+			s.acked.Store(a)
+			acked = a
+		}
+	}
 	s.unack.release(acked)
 	if acked < end {
 		from := max(acked, off)
 		s.unack.append(from, p[from-off:n])
 	}
-	s.next = end
+	s.next.Store(end)
 	s.sent.Store(end)
-	s.hi.Store(end)
+	if n < len(p) {
+		s.hi.Store(end)
+	}
 	s.bmu.Unlock()
 	return n, err
 }
@@ -144,7 +188,7 @@ func (s *Session) kickPump() {
 	s.mu.Lock()
 	if !s.pumping && s.cur != nil {
 		s.pumping = true
-		go s.pump()
+		go s.pumpFunc()
 	}
 	s.mu.Unlock()
 }
@@ -177,11 +221,11 @@ func (s *Session) work(b *binding) bool {
 	if len(b.rest) > 0 {
 		return true
 	}
-	backlog := s.sent.Load() > s.next
+	backlog := s.sent.Load() > s.next.Load()
 	if b.txBare {
 		return backlog
 	}
-	return s.ctlDue.Load() || s.mayBare(b) || backlog && s.next < s.peerLimit
+	return s.ctlDue.Load() || s.mayBare(b) || backlog && s.next.Load() < s.peerLimit
 }
 
 // mayBare reports whether b can leave record mode: records have another way. Under mu.
@@ -199,13 +243,18 @@ func (s *Session) sendSome(b *binding) error {
 	if !b.txBare {
 		return s.sendFrames(b)
 	}
+	next := s.next.Load()
 	s.bmu.Lock()
-	s.views = s.unack.view(s.views[:0], s.next, sendPiece)
+	s.views = s.unack.view(s.views[:0], next, sendPiece)
 	s.bmu.Unlock()
-	s.armProbe()
-	n, err := b.link.Send(s.next, s.views)
+	if !s.probing.Load() {
+		s.armProbe()
+	}
+	n, err := b.link.Send(next, s.views)
 	clear(s.views)
-	s.next += uint64(n)
+	s.next.Store(next + uint64(n))
+	s.pollAck()
+	s.canTx.raise()
 	return err
 }
 

@@ -53,9 +53,6 @@ func MapShared(f *os.File, size int) ([]byte, error) {
 // Unmap ends a mapping of MapShared.
 func Unmap(b []byte) error { return unix.Munmap(b) }
 
-// Yield lets another thread that is ready run on this CPU (sched_yield(2)).
-func Yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
 // SendFile sends b and the descriptor of f over a UNIX socket.
 func SendFile(c *net.UnixConn, b []byte, f *os.File) error {
 	_, _, err := c.WriteMsgUnix(b, unix.UnixRights(int(f.Fd())), nil)

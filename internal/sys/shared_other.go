@@ -17,9 +17,6 @@ func MapShared(*os.File, int) ([]byte, error) { return nil, errors.ErrUnsupporte
 // Unmap is supported on Linux only.
 func Unmap([]byte) error { return errors.ErrUnsupported }
 
-// Yield does nothing here.
-func Yield() {}
-
 // SendFile is supported on Linux only.
 func SendFile(*net.UnixConn, []byte, *os.File) error { return errors.ErrUnsupported }
 
