@@ -100,6 +100,7 @@ type Endpoint struct {
 	closed    bool
 
 	count counts
+	total totals
 }
 
 // entry is what the endpoint knows about a connection besides its session.
@@ -293,6 +294,7 @@ func (e *Endpoint) openChannels() []*channel {
 // Ended implements session.Env: the connection is remembered for a while, so that its peer, which may have missed the last
 // records, gets an answer.
 func (e *Endpoint) Ended(s *session.Session) {
+	end := s.Snapshot()
 	e.mu.Lock()
 	en := e.sessions[s.GID()]
 	if en == nil || en.s != s || en.ended {
@@ -300,6 +302,7 @@ func (e *Endpoint) Ended(s *session.Session) {
 		return
 	}
 	en.ended = true
+	e.total.add(end)
 	e.ended = append(e.ended, s.GID())
 	var oldest gid.GID
 	if len(e.ended) > maxRemembered {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -130,4 +131,28 @@ func (s *Session) Snapshot() Snapshot {
 func (s *Session) note(format string, args ...any) {
 	s.events.add(format, args...)
 	s.log.Debug(fmt.Sprintf(format, args...), "gid", s.id)
+}
+
+// The ways a connection can end, for counters.
+const (
+	EndOK = iota
+	EndPatience
+	EndReset
+	EndUndelivered
+	EndOther
+)
+
+// End says how the connection has ended.
+func (n *Snapshot) End() int {
+	switch {
+	case n.Err == nil:
+		return EndOK
+	case errors.Is(n.Err, ErrPatience):
+		return EndPatience
+	case errors.Is(n.Err, ErrReset), errors.Is(n.Err, ErrPeerGone):
+		return EndReset
+	case errors.Is(n.Err, ErrUndelivered):
+		return EndUndelivered
+	}
+	return EndOther
 }
