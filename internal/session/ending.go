@@ -47,6 +47,9 @@ func (s *Session) Close() error {
 	if b := s.cur; b != nil && b.appSending {
 		b.setSendDeadline(past)
 	}
+	if linger < 0 {
+		s.pend.clear()
+	}
 	s.mu.Unlock()
 
 	if linger < 0 {
@@ -57,12 +60,14 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	s.finSent = true
 	s.pend.clear()
+	if !s.ended {
+		s.closeTimer = time.AfterFunc(linger, func() { s.end(nil) })
+	}
 	s.mu.Unlock()
 	s.wr.unlock()
 	s.say(wire.StateReply)
 	s.armProbe()
 	s.kickPump()
-	s.closeTimer = time.AfterFunc(linger, func() { s.end(nil) })
 	return s.awaitDelivery(linger)
 }
 

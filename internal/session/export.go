@@ -99,11 +99,15 @@ func addrString(a net.Addr) string {
 	return a.String()
 }
 
+// maxCounter bounds the counters of an imported state: none of them gets there, and what is added to them can't wrap around.
+const maxCounter = 1 << 62
+
 // Import continues an exported connection in this process. It has no link yet: RetryNow starts the search for one if this end
 // can dial, else the peer comes.
 func Import(st *State, cfg Config, env Env, pool *Pool) (*Session, error) {
 	switch {
-	case st.FinKnown && st.Got > st.Fin, uint64(len(st.Unread)) > st.Got, st.Peer.IsZero(), st.GID.IsZero(), st.Epoch == 0:
+	case st.FinKnown && st.Got > st.Fin, uint64(len(st.Unread)) > st.Got, st.Peer.IsZero(), st.GID.IsZero(), st.Epoch == 0,
+		st.FinSeen && !st.FinSent, max(st.Epoch, st.LinkNo, st.Got, st.Acked) > maxCounter:
 		return nil, errors.New("the state contradicts itself")
 	case st.Sealed != cfg.Seal:
 		return nil, errors.New("the connection and this process differ in whether they encrypt")
@@ -112,6 +116,9 @@ func Import(st *State, cfg Config, env Env, pool *Pool) (*Session, error) {
 	s.epoch, s.peerEpoch, s.peer, s.peerAddrs = st.Epoch+1, st.PeerEpoch, st.Peer, st.PeerAddrs
 	s.linkNo, s.peerLimit, s.linger = st.LinkNo, st.PeerLimit, st.Linger
 	s.finSent, s.finSeen, s.finKnown, s.fin, s.peerClose = st.FinSent, st.FinSeen, st.FinKnown, st.Fin, st.PeerClose
+	if st.FinKnown {
+		s.finAt.Store(st.Fin)
+	}
 	s.acked.Store(st.Acked)
 	s.next.Store(st.Acked)
 	s.unack.append(st.Acked, st.Unacked)

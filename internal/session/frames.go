@@ -57,6 +57,7 @@ func (s *Session) sendFrames(b *binding) error {
 			wire.PutFrameHeader(buf[at:], wire.FrameData, n)
 		}
 		s.next.Store(s.next.Load() + uint64(n))
+		s.raiseHi(s.next.Load())
 		s.armProbe() // before Send, which may block on a dead path
 	} else {
 		s.views = s.views[:0]

@@ -424,6 +424,7 @@ func (s *Session) Bind(nl NewLink) error {
 	s.stuck, s.askedAt = time.Time{}, time.Time{}
 	s.heard.Store(time.Now().UnixNano())
 	s.acked.Store(p.Got)
+	s.hi.Store(p.Got) // what was on its way on earlier links will never arrive
 	s.bmu.Lock()
 	s.unack.release(p.Got)
 	s.bmu.Unlock()

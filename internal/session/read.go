@@ -48,10 +48,15 @@ func (s *Session) read(p []byte) (int, error) {
 		b.setRecvDeadline(rdl)
 		s.mu.Unlock()
 		n, err := b.link.Recv(q)
+		over := false
 		if n > 0 {
-			s.got.Add(uint64(n))
+			over = s.got.Add(uint64(n)) > s.finAt.Load()
 		}
 		s.rx.unlock()
+		if over { // the end became known while we waited
+			s.fail(ErrProtocol, "the peer sends beyond the end of its stream")
+			continue
+		}
 		if n > 0 {
 			s.acknowledge()
 			return n, nil

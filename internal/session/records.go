@@ -103,6 +103,7 @@ func (s *Session) onState(r *wire.Record) {
 		bad = fmt.Sprintf("ends its stream at %d, but %d bytes have arrived", r.Sent, got)
 	case fin && !s.finKnown:
 		s.finKnown, s.fin, newFin = true, r.Sent, true
+		s.finAt.Store(r.Sent)
 		s.events.add("peer ends its stream at %d", r.Sent)
 	}
 	if bad != "" {
@@ -210,7 +211,7 @@ func (s *Session) armProbe() {
 // outstanding reports whether the peer still has to tell us something. Under mu.
 func (s *Session) outstanding() bool {
 	switch {
-	case s.acked.Load() < s.hi.Load() && !s.peerClose, s.finSent && !s.finSeen:
+	case s.acked.Load() < max(s.hi.Load(), s.sent.Load()) && !s.peerClose, s.finSent && !s.finSeen:
 		return true
 	case s.peerDone:
 		return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -71,7 +72,7 @@ type Session struct {
 	next     atomic.Uint64 // the next byte to send on the current link; written under tx
 	vec      [1][]byte     // guarded by tx
 	views    [][]byte      // guarded by tx
-	hi       atomic.Uint64 // the peer can't have more than this
+	hi       atomic.Uint64 // the end of what was handed to a link: the peer can't have more
 	sent     atomic.Uint64 // end of what the application has written
 	acked    atomic.Uint64 // the peer's session has everything before this
 	bmu      sync.Mutex
@@ -87,6 +88,7 @@ type Session struct {
 	got      atomic.Uint64                 // in this session's possession: read, or in pend
 	told     atomic.Uint64                 // the acknowledgement last sent
 	shown    uint64                        // the acknowledgement last shown on the shared page; the receiver's
+	finAt    atomic.Uint64                 // fin, or the largest number while it isn't known
 	canRx    signal                        // for the Read that waits
 	slot     atomic.Pointer[samehost.Slot] // shared with the peer's process on the same host; nil: none
 	lateAck  atomic.Bool                   // an acknowledgement is due within AckDelay
@@ -160,6 +162,7 @@ func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool 
 	}
 	s.log = s.cfg.Logger
 	s.pumpFunc = s.pump
+	s.finAt.Store(math.MaxUint64)
 	s.linger = s.cfg.Linger
 	s.unack.pool, s.pend.pool = pool, pool
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -76,7 +77,6 @@ func (s *Session) write(p []byte) (int, error) {
 			s.bmu.Lock()
 			end := s.sent.Load()
 			s.unack.append(end, p[done:done+n])
-			s.raiseHi(end + uint64(n))
 			s.sent.Store(end + uint64(n))
 			s.bmu.Unlock()
 			done += n
@@ -169,7 +169,7 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 			acked = a
 		}
 	}
-	s.unack.release(acked)
+	s.unack.release(min(acked, end))
 	if acked < end {
 		from := max(acked, off)
 		s.unack.append(from, p[from-off:n])
@@ -180,6 +180,9 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 		s.hi.Store(end)
 	}
 	s.bmu.Unlock()
+	if acked > end {
+		s.fail(ErrProtocol, fmt.Sprintf("acknowledges byte %d, but the link took only %d", acked, end))
+	}
 	return n, err
 }
 
@@ -250,6 +253,11 @@ func (s *Session) sendSome(b *binding) error {
 	if !s.probing.Load() {
 		s.armProbe()
 	}
+	total := 0
+	for _, v := range s.views {
+		total += len(v)
+	}
+	s.raiseHi(next + uint64(total))
 	n, err := b.link.Send(next, s.views)
 	clear(s.views)
 	s.next.Store(next + uint64(n))
