@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -142,6 +143,9 @@ func resolve(ctx context.Context, network, address string, listen bool) (string,
 // Errors are *net.OpError around: ErrNotSockemu, *RefusedError, or a *substrate.Error with its class.
 func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, error) {
 	fail := func(err error) (*Conn, error) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+			err = timeoutError{err}
+		}
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: textAddr(address), Err: err}
 	}
 	target, err := resolve(ctx, network, address, false)
@@ -161,6 +165,19 @@ func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, er
 		return e.dialPlain(ctx, network, address, err.Error())
 	}
 	return fail(err)
+}
+
+// timeoutError is for net.OpError.Timeout, which looks no deeper than the error it holds, and for programs that compare: whether
+// the context or the deadline that it sets on the link is noticed first is chance.
+type timeoutError struct{ error }
+
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }
+func (e timeoutError) Unwrap() error { return e.error }
+
+// Is matches both errors of deadlines.
+func (timeoutError) Is(target error) bool {
+	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
 }
 
 // answerTimeout is how long a connected peer may be silent before it is taken for one that doesn't speak sockemu; 0: as long as a
@@ -227,7 +244,11 @@ func (e *Endpoint) remember(address string) {
 // Writes wait until the two ends have found each other: the end that had dialled dials again, and the end that had accepted waits
 // at its listener, or dials if the peer had one. The error matches ErrStateDamaged, ErrStateVersion or ErrStateReplayed.
 func (e *Endpoint) Import(ctx context.Context, state []byte) (*Conn, error) {
-	s, err := e.e.Import(ctx, state)
+	return e.importConn(ctx, state, false)
+}
+
+func (e *Endpoint) importConn(ctx context.Context, state []byte, hold bool) (*Conn, error) {
+	s, err := e.e.Import(ctx, state, hold)
 	if err != nil {
 		return nil, fmt.Errorf("sockemu: import: %w", err)
 	}

@@ -44,10 +44,17 @@ type Inheritance struct {
 	ready     *os.File
 }
 
-// Ready tells the old process that this one serves now; Upgrade returns there. Call it once.
+// Ready puts what was inherited to use and tells the old process that this one serves now; Upgrade returns there. Until
+// then peers and clients wait, and if this process dies the old one takes everything back. Call it once.
 func (i *Inheritance) Ready() error {
 	if i.ready == nil {
 		return os.ErrClosed
+	}
+	for _, l := range i.Listeners {
+		l.l.Start()
+	}
+	for _, c := range i.Conns {
+		c.Conn.e.e.Release(c.Conn.s)
 	}
 	_, err := i.ready.Write([]byte{1})
 	err = errors.Join(err, i.ready.Close())
@@ -193,8 +200,8 @@ func takeBack(listeners []*Listener, files []*os.File, conns []Passed, states []
 // Inherit returns what this process was given by Upgrade, with the Default endpoint; nil if it was started in another way.
 func Inherit(ctx context.Context) (*Inheritance, error) { return Default().Inherit(ctx) }
 
-// Inherit returns what this process was given by Upgrade; nil if it was started in another way. The connections are live again
-// when it returns; call Ready when the application is.
+// Inherit returns what this process was given by Upgrade; nil if it was started in another way. Listeners
+// accept and connections move again when Ready is called; Reads and Writes before that wait.
 func (e *Endpoint) Inherit(ctx context.Context) (*Inheritance, error) {
 	v, ok := os.LookupEnv(upgradeEnv)
 	if !ok {
@@ -223,7 +230,7 @@ func (e *Endpoint) Inherit(ctx context.Context) (*Inheritance, error) {
 		}
 		var c *Conn
 		if err == nil {
-			c, err = e.Import(ctx, state)
+			c, err = e.importConn(ctx, state, true)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("sockemu: inherit: connection %d: %w", len(inh.Conns), err)
@@ -238,7 +245,7 @@ func (e *Endpoint) Inherit(ctx context.Context) (*Inheritance, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sockemu: inherit: listener %d: %w", i, err)
 		}
-		l, err := e.e.Serve(tcp.New(e.cfg.TCP).WrapListener(nl), endpoint.Plain{Accept: e.cfg.AcceptPlain, Wait: e.cfg.PlainWait})
+		l, err := e.e.Serve(tcp.New(e.cfg.TCP).WrapListener(nl), endpoint.Plain{Accept: e.cfg.AcceptPlain, Wait: e.cfg.PlainWait}, true)
 		if err != nil {
 			return nil, err
 		}

@@ -33,6 +33,10 @@ const (
 	stateFlags    = 1<<7 - 1
 )
 
+// AttachAcceptor is a flag of Attach and Nak: of the two ends, the one that had accepted the connection is meant by its sender as its
+// own (Attach) or by its receiver (Nak).
+const AttachAcceptor = 1 << 0
+
 // Sizes of records.
 const (
 	RecordHeader  = 4
@@ -127,12 +131,13 @@ func ParseRecord(b []byte, r *Record) (int, error) {
 		if len(b) < n {
 			return 0, nil
 		}
+		*r = Record{Type: r.Type}
 		return n, nil
 	}
 	if n != RecordHeader+want {
 		return 0, formatError("record type %d of %d bytes, want %d", r.Type, n, RecordHeader+want)
 	}
-	if r.Type == TypeState && r.Flags&^stateFlags != 0 || r.Type != TypeState && r.Flags != 0 {
+	if r.Flags&^flagsOf(r.Type) != 0 {
 		return 0, formatError("record type %d with unknown flags %#x", r.Type, r.Flags)
 	}
 	if len(b) < n {
@@ -155,6 +160,17 @@ func ParseRecord(b []byte, r *Record) (int, error) {
 		r.Slot, r.Gen = be.Uint32(body[16:]), be.Uint16(body[20:])
 	}
 	return n, nil
+}
+
+// flagsOf returns the flags that records of a type may have.
+func flagsOf(t Type) uint8 {
+	switch t {
+	case TypeState:
+		return stateFlags
+	case TypeAttach, TypeNak:
+		return AttachAcceptor
+	}
+	return 0
 }
 
 // String shows the record for logs.

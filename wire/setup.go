@@ -31,8 +31,9 @@ func (k Kind) String() string {
 
 // Flags of a Hello.
 const (
-	HelloPSK  = 1 << 0 // the cluster key is mixed into the handshake
-	HelloSeal = 1 << 1 // every frame of the link is encrypted and authenticated
+	HelloPSK      = 1 << 0 // the cluster key is mixed into the handshake
+	HelloSeal     = 1 << 1 // every frame of the link is encrypted and authenticated
+	HelloAcceptor = 1 << 2 // resume: the dialer is the end that had accepted the connection
 )
 
 // Sizes of the set-up messages.
@@ -77,7 +78,7 @@ func ParseHello(b []byte) (Hello, error) {
 		return h, fmt.Errorf("wire: %w: peer speaks %d..%d, we speak %d..%d", ErrVersion, h.MinVersion, h.Version, MinVersion, Version)
 	case h.Kind < KindOpen || h.Kind > KindControl:
 		return h, formatError("unknown link kind %d", h.Kind)
-	case h.Flags&^(HelloPSK|HelloSeal) != 0:
+	case h.Flags&^(HelloPSK|HelloSeal|HelloAcceptor) != 0, h.Flags&HelloAcceptor != 0 && h.Kind != KindResume:
 		return h, formatError("unknown flags %#x", h.Flags)
 	case h.NoiseLen < 32 || h.NoiseLen > MaxNoise:
 		return h, formatError("noise message of %d bytes, want 32..%d", h.NoiseLen, MaxNoise)

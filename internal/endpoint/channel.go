@@ -50,10 +50,12 @@ type channel struct {
 	lateOld   []*session.Session // reused
 	lateT     *time.Timer
 	attached  map[gid.GID]*session.Session // the peer has proved that it belongs here
-	offered   map[gid.GID]struct{}         // we have
+	offered   map[gid.GID]*session.Session // we have
 	refusals  map[gid.GID]int
 	err       error     // closed
 	vec       [1][]byte // the write loop's
+	sending   bool
+	sent      chan struct{} // the write loop has sent something
 	wake      chan struct{}
 	done      chan struct{}
 }
@@ -63,7 +65,7 @@ var _ session.Channel = (*channel)(nil)
 func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []byte, dialed bool) *channel {
 	c := &channel{
 		e: e, link: link, proc: proc, binding: binding, dialed: dialed,
-		slots: make(map[gid.GID]int), attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]struct{}), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		slots: make(map[gid.GID]int), attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]*session.Session), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), sent: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.heard.Store(time.Now().UnixNano())
 	return c
@@ -143,6 +145,7 @@ func (c *channel) writeLoop() {
 		for {
 			c.mu.Lock()
 			out := c.queue
+			c.sending = len(out) > 0
 			c.queue, c.spare = c.spare[:0], nil
 			c.mu.Unlock()
 			if len(out) == 0 {
@@ -154,6 +157,10 @@ func (c *channel) writeLoop() {
 			c.vec[0] = out // no allocation per acknowledgement
 			_, err := c.link.Send(0, c.vec[:])
 			c.mu.Lock()
+			select {
+			case c.sent <- struct{}{}:
+			default:
+			}
 			if cap(out) <= 64<<10 && !c.e.cfg.Substrate.Caps().Retains {
 				c.spare = out
 			}
@@ -204,7 +211,12 @@ func (c *channel) dispatch(r *wire.Record) {
 		c.onAttach(r)
 	case wire.TypeNak:
 		c.e.log.Debug("attach refused", "gid", r.GID, "peer", c.proc, "why", r.Code)
-		c.offerAgain(r.GID)
+		c.mu.Lock()
+		s := c.offered[r.GID]
+		c.mu.Unlock()
+		if s != nil {
+			c.offerAgain(s)
+		}
 	case wire.TypeSlot:
 		c.onSlot(r)
 	case wire.TypeState, wire.TypeReset:
@@ -234,16 +246,21 @@ func (c *channel) proof(s *session.Session, initiator bool) (mac [wire.MACSize]b
 // attach offers s to the peer.
 func (c *channel) attach(s *session.Session) {
 	c.mu.Lock()
-	c.offered[s.GID()] = struct{}{}
+	c.offered[s.GID()] = s
 	c.mu.Unlock()
-	c.Post(&wire.Record{Type: wire.TypeAttach, GID: s.GID(), MAC: c.proof(s, s.Initiator())})
+	flags := uint8(0)
+	if !s.Initiator() {
+		flags = wire.AttachAcceptor
+	}
+	c.Post(&wire.Record{Type: wire.TypeAttach, Flags: flags, GID: s.GID(), MAC: c.proof(s, s.Initiator())})
 }
 
 // offerAgain repeats a refused offer in a moment: the offer may have overtaken the data link that brings the connection (or
 // its new holder) to the peer.
 //
 // After maxRefusals the peer's process doesn't have it: its present link, if bare, is given up for one that shows where it is.
-func (c *channel) offerAgain(id gid.GID) {
+func (c *channel) offerAgain(s *session.Session) {
+	id := s.GID()
 	c.mu.Lock()
 	n := c.refusals[id] + 1
 	if c.err == nil {
@@ -251,14 +268,11 @@ func (c *channel) offerAgain(id gid.GID) {
 	}
 	c.mu.Unlock()
 	if n >= maxRefusals {
-		if s := c.e.lookup(id); s != nil {
-			s.GiveUpBare(errors.New("the peer's process does not know the connection"))
-		}
+		s.GiveUpBare(errors.New("the peer's process does not know the connection"))
 		return
 	}
 	time.AfterFunc(attachRetry, func() {
-		s := c.e.lookup(id)
-		if s == nil || s.Attached() {
+		if s.Attached() || s.Over() {
 			return
 		}
 		if p, _ := s.Peer(); p == c.proc {
@@ -268,7 +282,7 @@ func (c *channel) offerAgain(id gid.GID) {
 }
 
 func (c *channel) onAttach(r *wire.Record) {
-	s := c.e.lookup(r.GID)
+	s := c.e.lookup(r.GID, r.Flags&wire.AttachAcceptor != 0)
 	if s == nil {
 		c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusUnknown})
 		return
@@ -307,8 +321,13 @@ func (c *channel) onAttach(r *wire.Record) {
 	}
 }
 
-func (c *channel) forget(id gid.GID) {
+func (c *channel) forget(s *session.Session) {
+	id := s.GID()
 	c.mu.Lock()
+	if c.attached[id] != s && c.offered[id] != s {
+		c.mu.Unlock()
+		return
+	}
 	delete(c.attached, id)
 	if i, ok := c.slots[id]; ok {
 		delete(c.slots, id)
@@ -317,6 +336,26 @@ func (c *channel) forget(id gid.GID) {
 	delete(c.offered, id)
 	delete(c.refusals, id)
 	c.mu.Unlock()
+}
+
+// flush waits until what was posted has left, or the time is up.
+func (c *channel) flush(timeout <-chan time.Time) {
+	for {
+		c.mu.Lock()
+		idle := c.err != nil || len(c.queue) == 0 && !c.sending
+		sent := c.sent
+		c.mu.Unlock()
+		if idle {
+			return
+		}
+		select {
+		case <-sent:
+		case <-c.done:
+			return
+		case <-timeout:
+			return
+		}
+	}
 }
 
 // keepalive asks for a sign of life when none came by itself.

@@ -90,8 +90,8 @@ type Endpoint struct {
 	slots  chan struct{} // one per handshake in progress
 
 	mu        sync.Mutex
-	sessions  map[gid.GID]*entry
-	ended     []gid.GID // remembered, oldest first
+	sessions  map[end]*entry
+	ended     []end // remembered, oldest first
 	peers     map[gid.ProcessID]*peer
 	channels  map[*channel]struct{}
 	listeners map[*Listener]struct{} // also closed ones that connections still need
@@ -109,6 +109,7 @@ type entry struct {
 	home     string    // the address that was dialled; "" on the accepting side
 	from     *Listener // that accepted it
 	imported bool
+	held     bool  // imported, but not to be used before Release
 	reach    bool  // the peer has told where it listens
 	peer     *peer // this end looks after the control channel to it
 	ended    bool
@@ -125,7 +126,7 @@ func New(cfg Config) *Endpoint {
 	e := &Endpoint{
 		cfg: cfg, proc: gid.NewProcessID(), psk: clusterPSK(cfg.ClusterKey), log: cfg.Session.Logger,
 		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes),
-		sessions: make(map[gid.GID]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
+		sessions: make(map[end]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
 		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
@@ -145,10 +146,19 @@ func (e *Endpoint) Proc() gid.ProcessID { return e.proc }
 // Config returns the configuration, defaults filled in.
 func (e *Endpoint) Config() Config { return e.cfg }
 
-func (e *Endpoint) lookup(id gid.GID) *session.Session {
+// end names one end of a connection. A process that has dialled itself holds both.
+type end struct {
+	id        gid.GID
+	initiator bool
+}
+
+func endOf(s *session.Session) end { return end{s.GID(), s.Initiator()} }
+
+// lookup returns one end of a connection, if this process holds it.
+func (e *Endpoint) lookup(id gid.GID, initiator bool) *session.Session {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if en := e.sessions[id]; en != nil {
+	if en := e.sessions[end{id, initiator}]; en != nil {
 		return en.s
 	}
 	return nil
@@ -225,7 +235,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
 	if err := s.Bind(nl); err != nil {
-		e.remove(id)
+		e.remove(endOf(s))
 		return nil, err
 	}
 	e.count.opened.Add(1)
@@ -245,17 +255,17 @@ func (e *Endpoint) add(en *entry) error {
 	if e.closed {
 		return net.ErrClosed
 	}
-	if old := e.sessions[en.s.GID()]; old != nil {
+	if old := e.sessions[endOf(en.s)]; old != nil {
 		return fmt.Errorf("connection %s is already here", en.s.GID())
 	}
-	e.sessions[en.s.GID()] = en
+	e.sessions[endOf(en.s)] = en
 	if en.from != nil {
 		en.from.live++
 	}
 	return nil
 }
 
-func (e *Endpoint) remove(id gid.GID) {
+func (e *Endpoint) remove(id end) {
 	e.mu.Lock()
 	en := e.sessions[id]
 	if en == nil {
@@ -277,7 +287,7 @@ func (e *Endpoint) remove(id gid.GID) {
 		free.rawNow().Close()
 	}
 	for _, c := range e.openChannels() {
-		c.forget(id)
+		c.forget(en.s)
 	}
 }
 
@@ -294,17 +304,17 @@ func (e *Endpoint) openChannels() []*channel {
 // Ended implements session.Env: the connection is remembered for a while, so that its peer, which may have missed the last
 // records, gets an answer.
 func (e *Endpoint) Ended(s *session.Session) {
-	end := s.Snapshot()
+	last := s.Snapshot()
 	e.mu.Lock()
-	en := e.sessions[s.GID()]
+	en := e.sessions[endOf(s)]
 	if en == nil || en.s != s || en.ended {
 		e.mu.Unlock()
 		return
 	}
 	en.ended = true
-	e.total.add(end)
-	e.ended = append(e.ended, s.GID())
-	var oldest gid.GID
+	e.total.add(last)
+	e.ended = append(e.ended, endOf(s))
+	var oldest end
 	if len(e.ended) > maxRemembered {
 		oldest = e.ended[0]
 	}
@@ -317,15 +327,15 @@ func (e *Endpoint) Ended(s *session.Session) {
 	if free != nil {
 		free.rawNow().Close()
 	}
-	if !oldest.IsZero() {
+	if !oldest.id.IsZero() {
 		e.forget(oldest)
 	}
 	if !closed {
-		time.AfterFunc(e.cfg.Remember, func() { e.forget(s.GID()) })
+		time.AfterFunc(e.cfg.Remember, func() { e.forget(endOf(s)) })
 	}
 }
 
-func (e *Endpoint) forget(id gid.GID) {
+func (e *Endpoint) forget(id end) {
 	e.mu.Lock()
 	for i, g := range e.ended {
 		if g == id {
@@ -340,7 +350,7 @@ func (e *Endpoint) forget(id gid.GID) {
 // CanDial implements session.Env.
 func (e *Endpoint) CanDial(s *session.Session) bool {
 	e.mu.Lock()
-	en := e.sessions[s.GID()]
+	en := e.sessions[endOf(s)]
 	// An end that has accepted the connection dials only after a move: its peer can't know where it is.
 	ok := en != nil && !e.closed && (en.home != "" || en.imported && en.reach)
 	e.mu.Unlock()
@@ -353,7 +363,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
 	e.mu.Lock()
-	en := e.sessions[s.GID()]
+	en := e.sessions[endOf(s)]
 	home := ""
 	if en != nil {
 		home = en.home
@@ -364,6 +374,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	}
 	_, addrs := s.Peer()
 	var refused, failed error
+	atHome := false
 	for _, addr := range candidates(home, addrs) {
 		nl, err := e.resumeAt(ctx, s, my, addr, commit)
 		if err == nil {
@@ -376,9 +387,15 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 			return nl, err // the holder itself has spoken
 		case r != nil:
 			refused = err
+			if addr == home && r.Status == wire.StatusUnknown {
+				atHome = true
+			}
 		default:
 			failed = err
 		}
+	}
+	if atHome {
+		return session.NewLink{}, refused // that the direct addresses can't be reached is no news then
 	}
 	if failed != nil {
 		return session.NewLink{}, failed
@@ -398,7 +415,7 @@ func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Set
 	}
 	my.Proc, my.Addrs = e.proc, e.addrs(link)
 	peer, a, err := dialHandshake(ctx, link, request{
-		kind: wire.KindResume, gid: s.GID(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr, commit: commit,
+		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr, commit: commit,
 	})
 	if err != nil {
 		link.Close()
@@ -462,6 +479,9 @@ func (e *Endpoint) Close() error {
 		s.Abort(net.ErrClosed, "the endpoint was closed")
 		s.Forget()
 	}
+	for _, c := range e.openChannels() {
+		c.flush(grace.C)
+	}
 	e.cancel()
 	if e.host != nil {
 		e.host.Close()
@@ -482,6 +502,6 @@ func (e *Endpoint) Close() error {
 }
 
 type importKey struct {
-	id    gid.GID
+	end
 	epoch uint64
 }

@@ -12,7 +12,7 @@ import (
 // Export takes the connection of s out of this process and returns it as bytes. They hold its secret: keep them so.
 func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, error) {
 	e.mu.Lock()
-	en := e.sessions[s.GID()]
+	en := e.sessions[endOf(s)]
 	home := ""
 	if en != nil {
 		home = en.home
@@ -23,12 +23,12 @@ func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, erro
 		return nil, err
 	}
 	st.Home = home
-	e.forget(s.GID()) // a resume that comes here finds nobody, not a closed connection
+	e.forget(endOf(s)) // a resume that comes here finds nobody, not a closed connection
 	return st.Encode(e.cfg.ClusterKey), nil
 }
 
 // Import continues a connection that Export took out of another process, or of this one.
-func (e *Endpoint) Import(ctx context.Context, state []byte) (*session.Session, error) {
+func (e *Endpoint) Import(ctx context.Context, state []byte, hold bool) (*session.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -36,7 +36,7 @@ func (e *Endpoint) Import(ctx context.Context, state []byte) (*session.Session, 
 	if err != nil {
 		return nil, err
 	}
-	key := importKey{st.GID, st.Epoch}
+	key := importKey{end{st.GID, st.Initiator}, st.Epoch}
 	e.mu.Lock()
 	_, again := e.imported[key]
 	if !again {
@@ -51,13 +51,23 @@ func (e *Endpoint) Import(ctx context.Context, state []byte) (*session.Session, 
 		return nil, fmt.Errorf("%w: %w", session.ErrStateDamaged, err)
 	}
 	s.SetAddrs(parseAddr(st.Local), parseAddr(st.Remote))
-	if err := e.add(&entry{s: s, home: st.Home, imported: true, reach: len(st.PeerAddrs) > 0}); err != nil {
+	if err := e.add(&entry{s: s, home: st.Home, imported: true, held: hold, reach: len(st.PeerAddrs) > 0}); err != nil {
 		s.Abort(net.ErrClosed, err.Error())
 		return nil, fmt.Errorf("%w: %w", session.ErrStateReplayed, err)
 	}
 	e.count.importedN.Add(1)
 	s.RetryNow()
 	return s, nil
+}
+
+// Release puts a connection to use that was imported with hold: until then the peer hears nothing of its new holder.
+func (e *Endpoint) Release(s *session.Session) {
+	e.mu.Lock()
+	if en := e.sessions[endOf(s)]; en != nil {
+		en.held = false
+	}
+	e.mu.Unlock()
+	s.RetryNow()
 }
 
 // parseAddr restores an address that an application saw before the move. It resolves no names.

@@ -109,13 +109,14 @@ func recvFull(link substrate.Link, b []byte) error {
 
 // request describes the link a dialer asks for.
 type request struct {
-	kind wire.Kind
-	gid  gid.GID
-	psk  [32]byte
-	key  bool // psk comes from a cluster key
-	seal bool
-	my   wire.Setup
-	addr string
+	kind     wire.Kind
+	gid      gid.GID
+	psk      [32]byte
+	key      bool // psk comes from a cluster key
+	seal     bool
+	acceptor bool // we are the end that had accepted the connection
+	my       wire.Setup
+	addr     string
 
 	commit func() error  // called before the proof of life is sent; nil: nothing to check
 	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
@@ -138,6 +139,9 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	}
 	if q.seal {
 		h.Flags |= wire.HelloSeal
+	}
+	if q.acceptor {
+		h.Flags |= wire.HelloAcceptor
 	}
 	payload := q.my.Append(nil)
 	h.NoiseLen = 32 + len(payload) + wire.TagSize
@@ -175,6 +179,9 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	link.SetRecvDeadline(limit)
 	if err := recvFull(link, rb[len(wire.Magic):]); err != nil {
 		return fail(err)
+	}
+	if string(rb[:]) == string(fixed[:wire.HelloSize]) {
+		return fail(fmt.Errorf("%w: it echoes", ErrNotSockemu))
 	}
 	r, err := wire.ParseReply(rb[:])
 	if err != nil {

@@ -50,11 +50,12 @@ func (e *Endpoint) Listen(ctx context.Context, address string, plain Plain) (*Li
 	if err != nil {
 		return nil, err
 	}
-	return e.Serve(raw, plain)
+	return e.Serve(raw, plain, false)
 }
 
-// Serve accepts connections from a listener of the substrate that is already open. It takes raw over.
-func (e *Endpoint) Serve(raw substrate.Listener, plain Plain) (*Listener, error) {
+// Serve accepts connections from a listener of the substrate that is already open. It takes raw over. With hold it doesn't begin
+// before Start.
+func (e *Endpoint) Serve(raw substrate.Listener, plain Plain, hold bool) (*Listener, error) {
 	if plain.Wait <= 0 {
 		plain.Wait = 300 * time.Millisecond
 	}
@@ -66,8 +67,20 @@ func (e *Endpoint) Serve(raw substrate.Listener, plain Plain) (*Listener, error)
 		return nil, net.ErrClosed
 	}
 	e.listeners[l] = struct{}{}
-	e.wg.Go(l.loop)
+	if !hold {
+		e.wg.Go(l.loop)
+	}
 	return l, nil
+}
+
+// Start begins to take links, after Serve with hold.
+func (l *Listener) Start() {
+	e := l.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed && !l.freed {
+		e.wg.Go(l.loop)
+	}
 }
 
 // Addr is the address that peers dial.
@@ -353,7 +366,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, st, err)
 		return
 	}
-	if e.lookup(h.GID) != nil {
+	if e.lookup(h.GID, false) != nil {
 		l.turnAway(link, wire.StatusStale, errors.New("a connection of that GID is here already"))
 		return
 	}
@@ -375,7 +388,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
 	if err := s.Bind(nl); err != nil {
-		e.remove(h.GID)
+		e.remove(endOf(s))
 		return
 	}
 	if !l.push(Accepted{Session: s}) {
@@ -387,7 +400,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 
 func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) {
 	e := l.e
-	s := e.lookup(h.GID)
+	s := e.lookup(h.GID, h.Flags&wire.HelloAcceptor != 0)
 	if s == nil {
 		l.turnAway(link, wire.StatusUnknown, nil)
 		return

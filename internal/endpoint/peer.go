@@ -44,7 +44,7 @@ func (e *Endpoint) Bound(s *session.Session) {
 	}
 	proc, addrs := s.Peer()
 	e.mu.Lock()
-	en := e.sessions[s.GID()]
+	en := e.sessions[endOf(s)]
 	if en == nil || en.home == "" && !(en.imported && en.reach) || e.closed {
 		e.mu.Unlock()
 		return

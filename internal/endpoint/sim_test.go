@@ -418,11 +418,11 @@ func (sc *schedule) move(n *fault.Network, s *side) error {
 			return err
 		}
 	}
-	moved, err := ep.Import(ctx, state)
+	moved, err := ep.Import(ctx, state, false)
 	if err != nil {
 		return fmt.Errorf("%s: import: %w", s.name, err)
 	}
-	if _, err := ep.Import(ctx, state); !errors.Is(err, session.ErrStateReplayed) {
+	if _, err := ep.Import(ctx, state, false); !errors.Is(err, session.ErrStateReplayed) {
 		return fmt.Errorf("%s: second import: %v", s.name, err)
 	}
 	s.mu.Lock()

@@ -61,7 +61,7 @@ func (s *Session) Close() error {
 	s.finSent = true
 	s.pend.clear()
 	if !s.ended {
-		s.closeTimer = time.AfterFunc(linger, func() { s.end(nil) })
+		s.closeTimer = time.AfterFunc(linger, s.lingered)
 	}
 	s.mu.Unlock()
 	s.wr.unlock()
@@ -69,6 +69,25 @@ func (s *Session) Close() error {
 	s.armProbe()
 	s.kickPump()
 	return s.awaitDelivery(linger)
+}
+
+// lingered ends a closed connection whose peer hasn't had the last word in time.
+func (s *Session) lingered() {
+	s.mu.Lock()
+	lost := s.acked.Load() < s.sent.Load() && !s.peerClose
+	s.mu.Unlock()
+	if lost {
+		s.fail(ErrUndelivered, "the linger time is over")
+		return
+	}
+	s.end(nil)
+}
+
+// Over reports whether the connection has ended.
+func (s *Session) Over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // finWait is how long Close waits for the peer to learn of the end once it has every byte.
@@ -104,7 +123,6 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			return err
 		case s.peerClose:
 			s.mu.Unlock()
-			s.end(nil)
 			return &EndError{GID: s.id, Reason: ErrReset, Detail: "the peer closed without reading everything", Unacked: left}
 		case s.ended:
 			s.mu.Unlock()

@@ -505,6 +505,7 @@ func (s *Session) Attached() bool {
 func (s *Session) setChannel(ch Channel) {
 	if s.ch != ch {
 		s.ch, s.chSince = ch, time.Now()
+		s.slot.Store(nil) // its page belongs to the channel
 		s.watchPath()
 	}
 }

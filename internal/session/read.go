@@ -127,10 +127,10 @@ const showEvery = inlineBlock
 func (s *Session) acknowledge() {
 	got := s.got.Load()
 	if sl := s.slot.Load(); sl != nil {
-		if got-s.shown < showEvery {
+		if got-s.shown.Load() < showEvery {
 			return
 		}
-		s.shown = got
+		s.shown.Store(got)
 		if sl.Publish(got) && s.told.Load() < got {
 			s.say(0) // the peer sleeps until it hears of it
 		}

@@ -87,7 +87,7 @@ type Session struct {
 	rx       lane                          // one receiver on a bare link at a time
 	got      atomic.Uint64                 // in this session's possession: read, or in pend
 	told     atomic.Uint64                 // the acknowledgement last sent
-	shown    uint64                        // the acknowledgement last shown on the shared page; the receiver's
+	shown    atomic.Uint64                 // the acknowledgement last shown on the shared page; the receiver's
 	finAt    atomic.Uint64                 // fin, or the largest number while it isn't known
 	canRx    signal                        // for the Read that waits
 	slot     atomic.Pointer[samehost.Slot] // shared with the peer's process on the same host; nil: none
