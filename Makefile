@@ -3,6 +3,7 @@
 
 GO        ?= go
 TIMEOUT   ?= 8m# of one package's tests: far above what any needs, far below a hung build
+SCHEDULES ?= 10000
 FUZZTIME  ?= 5s
 BENCHTIME ?= 1s
 # The library's folders: they build on every system Go knows; the rest may be Linux only.
@@ -11,7 +12,7 @@ LIBRARY   := $(foreach d,gid wire substrate substrate_tcp internal sockemu,$(if 
 BUILDFLAGS := $(shell git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build fmt-check vet lint cross race fuzz-smoke bench docs-check hooks ci clean
+.PHONY: demo test build fmt-check vet lint cross race sim fuzz-smoke bench docs-check hooks ci clean
 
 build:
 	@mkdir -p bin
@@ -40,6 +41,10 @@ cross:
 
 race:
 	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+# The simulator: random schedules of everything that can go wrong, in virtual time. A failing seed is printed and shrunk.
+sim:
+	$(GO) test ./internal/endpoint -run '^TestSchedules$$' -timeout $(TIMEOUT) -rapid.checks=$(SCHEDULES)
 
 # Every Fuzz target for FUZZTIME: enough to see that none rots and that no shallow bug is back.
 fuzz-smoke:

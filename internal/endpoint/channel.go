@@ -19,6 +19,12 @@ import (
 // maxQueue bounds the records waiting to be sent. A peer that doesn't take them is not alive.
 const maxQueue = 8 << 20
 
+// emptyChannel is how long a channel that was accepted may be without a connection; maxChannels bounds them all.
+const (
+	emptyChannel = time.Minute
+	maxChannels  = 16384
+)
+
 // attachRetry is the pause before a refused offer is repeated.
 const (
 	attachRetry = 50 * time.Millisecond
@@ -363,11 +369,24 @@ func (c *channel) keepalive() {
 	every, dead := c.e.cfg.KeepAlive, c.e.cfg.KeepAliveDead
 	t := time.NewTicker(every)
 	defer t.Stop()
+	empty := time.Now()
 	for n := uint64(0); ; n++ {
 		select {
 		case <-t.C:
 		case <-c.done:
 			return
+		}
+		if !c.dialed {
+			// Whoever dials a channel proves a connection on it soon; a stranger's isn't kept.
+			c.mu.Lock()
+			if len(c.attached) > 0 {
+				empty = time.Now()
+			}
+			c.mu.Unlock()
+			if time.Since(empty) >= emptyChannel {
+				c.close(errors.New("no connection belongs to it"))
+				return
+			}
 		}
 		silent := time.Since(time.Unix(0, c.heard.Load()))
 		if silent >= dead {

@@ -154,9 +154,8 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if err != nil {
 		return fail(err)
 	}
-	if err := sendAll(link, msg); err != nil {
-		return fail(err)
-	}
+	// A peer that is busy answers without waiting for us and may have closed the link: its answer says more than our error.
+	sendErr := sendAll(link, msg)
 
 	var rb [wire.ReplySize]byte
 	limit, _ := ctx.Deadline()
@@ -166,6 +165,9 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 		}
 	}
 	if err := recvFull(link, rb[:len(wire.Magic)]); err != nil {
+		if sendErr != nil && q.answer == 0 {
+			return fail(sendErr)
+		}
 		if q.answer > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 			err = fmt.Errorf("%w: it said nothing for %v", ErrNotSockemu, q.answer)
 		} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || q.answer > 0 && errors.Is(err, syscall.ECONNRESET) {

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"flag"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -17,7 +18,11 @@ import (
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "18") // the tests that run in parallel mostly wait
+	goleak.VerifyTestMain(m)
+}
 
 // cutter is a substrate whose links are interrupted at random moments, as often as every asks.
 type cutter struct {
@@ -90,7 +95,7 @@ func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()),
 			return nil, nil, nil, err
 		}
 		var s *session.Session
-		for range 10 {
+		for range 200 {
 			if s, err = a.Dial(ctx, l.Addr().String(), 0); err == nil {
 				break
 			}

@@ -242,7 +242,7 @@ func (p *peer) up(c *channel) {
 func (e *Endpoint) register(c *channel) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	if e.closed || len(e.channels) >= maxChannels {
 		return false
 	}
 	e.channels[c] = struct{}{}

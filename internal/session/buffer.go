@@ -215,6 +215,13 @@ func (b *buffer) bytes() []byte {
 	return out
 }
 
+// trim gives the inline block of an empty buffer back.
+func (b *buffer) trim() {
+	if b.n == 0 {
+		b.clear()
+	}
+}
+
 // clear frees everything, the last inline block too.
 func (b *buffer) clear() {
 	end := b.end()

@@ -192,24 +192,25 @@ func (s *Session) fail(reason error, detail string) {
 	s.end(e)
 }
 
-// resetInBand tells the peer on a link in record mode, if it takes the record at once.
+// resetTime bounds what telling the peer of the end may take, on a link in record mode.
+const resetTime = 50 * time.Millisecond
+
+// resetInBand tells the peer on a link in record mode, if the link takes the record in time.
 func (s *Session) resetInBand(b *binding) {
-	if !s.tx.tryLock() {
-		return
-	}
+	s.mu.Lock()
+	b.setSendDeadline(time.Now().Add(resetTime)) // whoever is sending leaves by then
+	s.mu.Unlock()
+	s.tx.lock()
 	defer s.tx.unlock()
 	s.mu.Lock()
-	ok := s.cur == b && !b.txBare && len(b.rest) == 0
-	if ok {
-		b.setSendDeadline(time.Now().Add(50 * time.Millisecond))
-	}
+	ok := s.cur == b && !b.txBare
 	s.mu.Unlock()
 	if !ok {
 		return
 	}
 	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
 	buf := s.sealFrame(b, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
-	b.link.Send(0, [][]byte{buf})
+	b.link.Send(0, [][]byte{b.rest, buf})
 }
 
 // Forget drops the link of a session that has ended, if it still answers its peer over one.
@@ -252,6 +253,7 @@ func (s *Session) end(error) {
 	s.canRx.raise()
 	s.canTx.raise()
 	s.bmu.Lock()
+	s.over = true
 	s.unack.clear()
 	s.bmu.Unlock()
 	if s.closed {

@@ -92,6 +92,10 @@ func (s *Session) sendFrames(b *binding) error {
 	}
 	clear(s.views)
 	clear(b.gather)
+	if bare && b.rest == nil {
+		// The link needs none of it any more; an idle connection should be small.
+		b.scratch, b.gather, s.views = nil, nil, nil
+	}
 	return err
 }
 

@@ -194,12 +194,13 @@ func (s *Session) armProbe() {
 	every := s.cfg.ProbeEvery
 	switch {
 	case s.outstanding() || !s.askedAt.IsZero():
-	case s.inBand():
+		s.probing.Store(true)
+	case s.inBand() && !s.keeping:
 		every = s.cfg.KeepAlive
+		s.keeping = true // the timer may be set anew when something is outstanding
 	default:
 		return
 	}
-	s.probing.Store(true)
 	s.probeAck = s.acked.Load()
 	if s.probe == nil {
 		s.probe = time.AfterFunc(every, s.onProbe)
@@ -229,6 +230,7 @@ func (s *Session) onProbe() {
 	s.pollAck()
 	s.mu.Lock()
 	s.probing.Store(false)
+	s.keeping = false
 	b := s.cur
 	if s.ended || s.err != nil || b == nil {
 		s.askedAt = time.Time{}
@@ -249,7 +251,14 @@ func (s *Session) onProbe() {
 	if ask && s.inBand() && s.askedAt.IsZero() {
 		s.askedAt, s.askedOn = now, b
 	}
+	s.pend.trim()
+	quiet := !s.outstanding()
 	s.mu.Unlock()
+	if quiet {
+		s.bmu.Lock()
+		s.unack.trim()
+		s.bmu.Unlock()
+	}
 	if dead {
 		s.lost(b, fmt.Errorf("nothing heard on link %d for %v", b.no, s.cfg.DeadAfter))
 		return

@@ -76,6 +76,7 @@ type Session struct {
 	sent     atomic.Uint64 // end of what the application has written
 	acked    atomic.Uint64 // the peer's session has everything before this
 	bmu      sync.Mutex
+	over     bool   // ended: nothing is kept any more; guarded by bmu
 	unack    buffer // [acked, sent), and a little more; guarded by bmu
 	canTx    signal // for the Write that waits
 	ctlDue   atomic.Bool
@@ -133,6 +134,7 @@ type Session struct {
 	ended      bool
 	linger     time.Duration
 	closeTimer *time.Timer
+	keeping    bool // the timer runs for KeepAlive
 	probe      *time.Timer
 	probeAck   uint64    // acked when the probe timer was armed
 	askedAt    time.Time // when the peer was asked in-band, unanswered; zero: it wasn't

@@ -75,6 +75,10 @@ func (s *Session) write(p []byte) (int, error) {
 		default:
 			n := min(len(p)-done, room, sendPiece)
 			s.bmu.Lock()
+			if s.over {
+				s.bmu.Unlock()
+				continue // writeErr knows why
+			}
 			end := s.sent.Load()
 			s.unack.append(end, p[done:done+n])
 			s.sent.Store(end + uint64(n))
@@ -170,7 +174,7 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 		}
 	}
 	s.unack.release(min(acked, end))
-	if acked < end {
+	if acked < end && !s.over {
 		from := max(acked, off)
 		s.unack.append(from, p[from-off:n])
 	}
@@ -202,7 +206,7 @@ func (s *Session) pump() {
 	for {
 		s.mu.Lock()
 		b := s.cur
-		if b == nil || !s.work(b) {
+		if b == nil || s.err != nil || !s.work(b) {
 			s.pumping = false
 			s.mu.Unlock()
 			break

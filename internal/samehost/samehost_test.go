@@ -1,0 +1,135 @@
+package samehost
+
+import (
+	"context"
+	"net"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/sockemu/sockemu/gid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// meet returns the two views of one page.
+func meet(t *testing.T) (*Page, *Page) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	proc := gid.NewProcessID()
+	token := [TokenSize]byte{1, 2, 3}
+	pages := make(chan *Page, 1)
+	h, err := Listen(proc, func(got [TokenSize]byte, p *Page) bool {
+		if got != token {
+			return false
+		}
+		pages <- p
+		return true
+	})
+	require.NoError(t, err)
+	defer h.Close()
+	_, err = Offer(context.Background(), proc, [TokenSize]byte{9})
+	require.ErrorIs(t, err, ErrToken)
+	a, err := Offer(context.Background(), proc, token)
+	require.NoError(t, err)
+	return a, <-pages
+}
+
+func TestAcknowledge(t *testing.T) {
+	a, b := meet(t)
+	x, y := a.Slot(7, 3, true), b.Slot(7, 3, false)
+	require.Zero(t, x.Acked())
+	require.False(t, y.Publish(1000))
+	require.EqualValues(t, 1000, x.Acked())
+	require.Zero(t, y.Acked(), "each direction has its own word")
+
+	x.Want(2000)
+	require.False(t, y.Publish(1999))
+	require.True(t, y.Publish(2000), "the other end waits for this")
+	x.Want(0)
+	require.False(t, y.Publish(3000))
+}
+
+func TestGenerations(t *testing.T) {
+	a, b := meet(t)
+	old, now := b.Slot(0, 1, false), a.Slot(0, 2, true)
+	require.False(t, old.Publish(5000))
+	require.Zero(t, now.Acked(), "an earlier connection's word")
+	now.Want(10)
+	require.False(t, old.Publish(6000))
+}
+
+func TestOffsetsBeyondTheWord(t *testing.T) {
+	a, b := meet(t)
+	x, y := a.Slot(1, 1, true), b.Slot(1, 1, false)
+	y.Publish(maxOff)
+	require.True(t, y.Publish(maxOff+1), "such news travel in records")
+	require.EqualValues(t, maxOff, x.Acked())
+	x.Want(maxOff + 1)
+	require.False(t, y.Publish(5))
+}
+
+func TestNoSuchSlot(t *testing.T) {
+	a, _ := meet(t)
+	require.Nil(t, a.Slot(-1, 1, true))
+	require.Nil(t, a.Slot(Slots, 1, true))
+	require.NotNil(t, a.Slot(Slots-1, 1, true))
+}
+
+func TestNobodyThere(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	_, err := Offer(context.Background(), gid.NewProcessID(), [TokenSize]byte{})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = Offer(ctx, gid.NewProcessID(), [TokenSize]byte{})
+	require.Error(t, err)
+}
+
+// TestSweep: what a killed process has left behind goes when the next one starts; a directory that others can write to is refused.
+func TestSweep(t *testing.T) {
+	base := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", base)
+	d, err := dir()
+	require.NoError(t, err)
+	h, err := Listen(gid.NewProcessID(), nil)
+	require.NoError(t, err)
+	h.l.SetUnlinkOnClose(false)
+	require.NoError(t, h.Close())
+	left, err := os.ReadDir(d)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	h, err = Listen(gid.NewProcessID(), nil)
+	require.NoError(t, err)
+	defer h.Close()
+	now, err := os.ReadDir(d)
+	require.NoError(t, err)
+	require.Len(t, now, 1)
+	require.NotEqual(t, left[0].Name(), now[0].Name())
+
+	require.NoError(t, os.Chmod(d, 0o777))
+	_, err = dir()
+	require.Error(t, err)
+	require.NoError(t, os.Chmod(d, 0o700))
+}
+
+// TestStrangersMessage: bytes without memory end that meeting, not the meeting place.
+func TestStrangersMessage(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	proc := gid.NewProcessID()
+	h, err := Listen(proc, func([TokenSize]byte, *Page) bool { return true })
+	require.NoError(t, err)
+	defer h.Close()
+	d, err := dir()
+	require.NoError(t, err)
+	c, err := net.Dial("unix", path(d, proc))
+	require.NoError(t, err)
+	_, err = c.Write(make([]byte, TokenSize))
+	require.NoError(t, err)
+	_, err = c.Read(make([]byte, 1))
+	require.Error(t, err, "no answer")
+	c.Close()
+	_, err = Offer(context.Background(), proc, [TokenSize]byte{1})
+	require.NoError(t, err)
+}

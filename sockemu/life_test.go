@@ -1,0 +1,498 @@
+package sockemu_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sockemu/sockemu/sockemu"
+)
+
+var securities = map[string]func(*sockemu.Config){"plain": func(*sockemu.Config) {}, "encrypt": encrypt}
+
+// acked waits until the peer's end has all that was written.
+func acked(t testing.TB, conns ...*sockemu.Conn) {
+	t.Helper()
+	for _, c := range conns {
+		eventually(t, "acknowledgement", func() bool { return c.Stats().Unacked == 0 })
+	}
+}
+
+// down waits until both ends have noticed that there is no path: no link, or a bare one, which nobody may be reading from, and no
+// control channel.
+func down(t testing.TB, conns ...*sockemu.Conn) {
+	t.Helper()
+	for _, c := range conns {
+		eventually(t, "loss of the path", func() bool { return c.Stats().DownFor > 0 })
+	}
+}
+
+func TestVirtualAddresses(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, change)
+			c, s := r.pair()
+			cl, cr, sl, sr := c.LocalAddr(), c.RemoteAddr(), s.LocalAddr(), s.RemoteAddr()
+			require.IsType(t, (*net.TCPAddr)(nil), cl)
+			require.Equal(t, r.relay.Addr(), cr.String())
+			require.Equal(t, r.l.Addr().String(), sl.String())
+			same := func() {
+				t.Helper()
+				for _, p := range [][2]net.Addr{{cl, c.LocalAddr()}, {cr, c.RemoteAddr()}, {sl, s.LocalAddr()}, {sr, s.RemoteAddr()}} {
+					require.IsType(t, (*net.TCPAddr)(nil), p[1])
+					require.Equal(t, p[0].String(), p[1].String())
+				}
+				require.Equal(t, c.GID(), s.GID())
+			}
+			for range 3 {
+				links := c.Stats().Links
+				r.relay.CutAll()
+				roundTrip(t, c, s, "after a cut")
+				require.Greater(t, c.Stats().Links, links)
+				same()
+			}
+			state, err := c.Export(t.Context())
+			require.NoError(t, err)
+			c, err = newEndpoint(t, r.cfg).Import(t.Context(), state)
+			require.NoError(t, err)
+			state, err = s.Export(t.Context())
+			require.NoError(t, err)
+			s, err = r.server.Import(t.Context(), state)
+			require.NoError(t, err)
+			same()
+			roundTrip(t, c, s, "after both ends have moved")
+			same()
+			require.Equal(t, uint64(2), c.Stats().PeerEpoch)
+			require.Equal(t, uint64(2), s.Stats().PeerEpoch)
+		})
+	}
+}
+
+// TestCloseDuringOutage: Close delivers the tail when the path returns within the linger time.
+func TestCloseDuringOutage(t *testing.T) {
+	for name, change := range securities {
+		for _, side := range []string{"client", "server"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				r := newRig(t, change)
+				c, s := r.pair()
+				from, to := c, s
+				if side == "server" {
+					from, to = s, c
+				}
+				roundTrip(t, from, to, "hello")
+				want := random(1, 3<<20)
+				r.relay.Outage(200 * time.Millisecond)
+				down(t, c, s)
+				var g errgroup.Group
+				g.Go(func() error {
+					if _, err := from.Write(want); err != nil {
+						return err
+					}
+					return from.Close()
+				})
+				got, err := io.ReadAll(to)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(want, got))
+				require.NoError(t, g.Wait())
+				require.NoError(t, to.Close())
+			})
+		}
+	}
+}
+
+// TestCloseUndelivered: if the path doesn't return in time, Close says how much is missing.
+func TestCloseUndelivered(t *testing.T) {
+	for name, change := range securities {
+		for _, side := range []string{"client", "server"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Linger, cfg.Patience = 150*time.Millisecond, time.Second })
+				c, s := r.pair()
+				x, y := c, s
+				if side == "server" {
+					x, y = s, c
+				}
+				roundTrip(t, x, y, "hello")
+				acked(t, c, s)
+				r.relay.Outage(patience)
+				down(t, c, s)
+				_, err := x.Write(make([]byte, 12345))
+				require.NoError(t, err)
+				start := time.Now()
+				err = x.Close()
+				took := time.Since(start)
+				require.ErrorIs(t, err, sockemu.ErrUndelivered)
+				var end *sockemu.EndError
+				require.ErrorAs(t, err, &end)
+				require.Equal(t, uint64(12345), end.Unacked)
+				require.NotZero(t, end.Outage)
+				require.GreaterOrEqual(t, took, 150*time.Millisecond)
+				require.Less(t, took, time.Second)
+				require.ErrorIs(t, x.Close(), net.ErrClosed)
+				r.relay.Refuse(0)
+				// The other end learns that it will never get them: not an orderly end. If it was dialled it can't ask, and waits.
+				y.SetReadDeadline(time.Now().Add(2 * time.Second))
+				_, err = y.Read(make([]byte, 1))
+				if side == "server" {
+					require.ErrorIs(t, err, syscall.ECONNRESET)
+				} else if !errors.Is(err, syscall.ECONNRESET) {
+					require.ErrorIs(t, err, sockemu.ErrPatience)
+				}
+			})
+		}
+	}
+}
+
+func TestHalfCloseAcrossCut(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, change)
+			c, s := r.pair()
+			var g errgroup.Group
+			g.Go(func() error { return echo(s) })
+			want := random(1, 4<<20)
+			g.Go(func() error {
+				for i, p := range [][]byte{want[:1<<20], want[1<<20 : 2<<20], want[2<<20:]} {
+					if i > 0 {
+						r.relay.CutAll()
+					}
+					if _, err := c.Write(p); err != nil {
+						return err
+					}
+				}
+				r.relay.Outage(50 * time.Millisecond)
+				return c.CloseWrite()
+			})
+			got, err := io.ReadAll(c)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+			require.NoError(t, g.Wait())
+			_, err = c.Write([]byte("x"))
+			require.ErrorIs(t, err, syscall.EPIPE)
+			require.NoError(t, c.Close())
+			require.NoError(t, s.Close())
+		})
+	}
+}
+
+func TestLingerZeroResets(t *testing.T) {
+	for name, change := range securities {
+		for _, side := range []string{"client", "server"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				r := newRig(t, change)
+				c, s := r.pair()
+				roundTrip(t, c, s, "hello")
+				if side == "server" {
+					c, s = s, c
+				}
+				read := make(chan error, 1)
+				go func() {
+					_, err := s.Read(make([]byte, 1))
+					read <- err
+				}()
+				require.NoError(t, c.SetLinger(0))
+				within(t, time.Second, "Close", func() { require.NoError(t, c.Close()) })
+				select {
+				case err := <-read:
+					require.ErrorIs(t, err, syscall.ECONNRESET)
+					require.ErrorIs(t, err, sockemu.ErrReset)
+				case <-time.After(patience):
+					t.Fatal("the peer doesn't notice")
+				}
+				_, err := s.Write([]byte("x"))
+				require.ErrorIs(t, err, syscall.ECONNRESET)
+			})
+		}
+	}
+}
+
+// TestLingerZeroDuringOutage: the reset reaches the peer when the path is back, if the peer is the one that dials; else its
+// patience has to end it.
+func TestLingerZeroDuringOutage(t *testing.T) {
+	for name, change := range securities {
+		for _, side := range []string{"client", "server"} {
+			t.Run(name+"/"+side, func(t *testing.T) {
+				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience = time.Second })
+				c, s := r.pair()
+				roundTrip(t, c, s, "hello")
+				r.relay.Outage(patience)
+				down(t, c, s)
+				if side == "server" {
+					c, s = s, c
+				}
+				c.SetLinger(0)
+				c.Close()
+				r.relay.Refuse(0)
+				s.SetReadDeadline(time.Now().Add(2 * time.Second))
+				_, err := s.Read(make([]byte, 1))
+				if side == "server" {
+					require.ErrorIs(t, err, syscall.ECONNRESET)
+				} else if !errors.Is(err, syscall.ECONNRESET) {
+					require.ErrorIs(t, err, sockemu.ErrPatience)
+				}
+			})
+		}
+	}
+}
+
+func TestDeadlinesDuringOutage(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.SendBuffer = 256 << 10 })
+			c, s := r.pair()
+			roundTrip(t, c, s, "hello")
+			acked(t, c, s)
+			r.relay.Outage(patience)
+			down(t, c, s)
+			for _, x := range []*sockemu.Conn{c, s} {
+				start := time.Now()
+				require.NoError(t, x.SetReadDeadline(start.Add(30*time.Millisecond)))
+				_, err := x.Read(make([]byte, 1))
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				var ne net.Error
+				require.ErrorAs(t, err, &ne)
+				require.True(t, ne.Timeout())
+				require.Less(t, time.Since(start), time.Second)
+			}
+			want := random(1, 1<<20)
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(30*time.Millisecond)))
+			n, err := c.Write(want)
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.Equal(t, 256<<10, n, "what the send buffer takes")
+			more, err := c.Write(want[n:])
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.Zero(t, more)
+
+			r.relay.Refuse(0)
+			for _, x := range []*sockemu.Conn{c, s} {
+				require.NoError(t, x.SetDeadline(time.Time{}))
+			}
+			var g errgroup.Group
+			g.Go(func() error {
+				if _, err := c.Write(want[n:]); err != nil {
+					return err
+				}
+				return c.CloseWrite()
+			})
+			got, err := io.ReadAll(s)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+			require.NoError(t, g.Wait())
+		})
+	}
+}
+
+func TestPatience(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience, cfg.SendBuffer = 200*time.Millisecond, 64<<10 })
+			c, s := r.pair()
+			roundTrip(t, c, s, "hello")
+			acked(t, c, s)
+			start := time.Now()
+			r.relay.Outage(patience)
+			errs := make(chan error, 4)
+			for _, x := range []*sockemu.Conn{c, s} {
+				go func() {
+					_, err := x.Read(make([]byte, 1))
+					errs <- err
+				}()
+				go func() {
+					_, err := x.Write(make([]byte, 1<<20))
+					errs <- err
+				}()
+			}
+			for range 4 {
+				select {
+				case err := <-errs:
+					require.ErrorIs(t, err, sockemu.ErrPatience)
+					var ne net.Error
+					require.ErrorAs(t, err, &ne)
+					require.True(t, ne.Timeout())
+					require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+					var end *sockemu.EndError
+					require.ErrorAs(t, err, &end)
+					require.Equal(t, uint64(64<<10), end.Unacked)
+				case <-time.After(patience):
+					t.Fatal("Read or Write hangs")
+				}
+			}
+			require.InDelta(t, 0.2, time.Since(start).Seconds(), 0.15)
+			for _, x := range []*sockemu.Conn{c, s} {
+				within(t, time.Second, "Close", func() { require.ErrorIs(t, x.Close(), sockemu.ErrPatience) })
+				require.Equal(t, "ended", x.Stats().State)
+				require.ErrorIs(t, x.Explain().Err, sockemu.ErrPatience)
+			}
+		})
+	}
+}
+
+// TestPatienceStartsAnew with every outage.
+func TestPatienceStartsAnew(t *testing.T) {
+	r := newRig(t, func(cfg *sockemu.Config) { cfg.Patience = 400 * time.Millisecond })
+	c, s := r.pair()
+	for range 4 {
+		r.relay.Outage(200 * time.Millisecond)
+		roundTrip(t, c, s, "here again")
+	}
+	require.GreaterOrEqual(t, c.Stats().LongestOutage, 150*time.Millisecond)
+}
+
+func stallable(cfg *sockemu.Config) {
+	cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 200*time.Millisecond, 600*time.Millisecond, 600*time.Millisecond
+	cfg.HandshakeTimeout = 300 * time.Millisecond
+}
+
+// TestStallIsNoticed: a path that delivers nothing and ends nothing is found out, on an idle connection and on a busy one.
+func TestStallIsNoticed(t *testing.T) {
+	for name, change := range securities {
+		for _, busy := range []bool{false, true} {
+			t.Run(name+map[bool]string{false: "/idle", true: "/busy"}[busy], func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, stallable, change)
+				c, s := r.pair()
+				roundTrip(t, c, s, "hello")
+				eventually(t, "control", func() bool {
+					return c.Stats().Control == map[string]string{"plain": "channel", "encrypt": "in-band"}[name]
+				})
+				r.relay.Stall()
+				start := time.Now()
+				if busy {
+					_, err := c.Write([]byte("x"))
+					require.NoError(t, err)
+				}
+				healthy := func() bool {
+					x := c.Stats()
+					return x.State == "up" && x.Control != "none"
+				}
+				eventually(t, "notice", func() bool { return !healthy() })
+				require.Less(t, time.Since(start), time.Second)
+				t.Logf("noticed after %v: %s", time.Since(start), c.Explain().Why)
+				// There is a way round: it is taken without a word from anybody.
+				r.wall.allow(r.relay.Addr(), r.l.Addr().String())
+				start = time.Now()
+				if busy {
+					s.SetReadDeadline(time.Now().Add(patience))
+					_, err := io.ReadFull(s, make([]byte, 1))
+					require.NoError(t, err)
+				}
+				roundTrip(t, c, s, "round the stall")
+				t.Logf("works again after %v", time.Since(start))
+			})
+		}
+	}
+}
+
+// TestReaderThatDoesNotRead is no dead path, however full every buffer is.
+func TestReaderThatDoesNotRead(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, change, func(cfg *sockemu.Config) {
+				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 50*time.Millisecond, 150*time.Millisecond, 150*time.Millisecond
+				cfg.Patience, cfg.SendBuffer, cfg.RecvBuffer = 500*time.Millisecond, 256<<10, 64<<10
+			})
+			c, s := r.pair()
+			want := random(1, 24<<20)
+			var g errgroup.Group
+			g.Go(func() error {
+				if _, err := c.Write(want); err != nil {
+					return err
+				}
+				return c.CloseWrite()
+			})
+			<-time.After(1200 * time.Millisecond)
+			require.Zero(t, c.Stats().Cuts, "%v", c.Explain())
+			require.Zero(t, s.Stats().Cuts, "%v", s.Explain())
+			require.Less(t, c.Stats().Sent, uint64(len(want)), "back-pressure")
+			got, err := io.ReadAll(s)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, got))
+			require.NoError(t, g.Wait())
+			require.Zero(t, c.Stats().Cuts)
+		})
+	}
+}
+
+// TestIdleConnectionLives, without a byte, for many times what is called dead.
+func TestIdleConnectionLives(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, change, func(cfg *sockemu.Config) {
+				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 30*time.Millisecond, 150*time.Millisecond, 150*time.Millisecond
+				cfg.Patience = 300 * time.Millisecond
+			})
+			c, s := r.pair()
+			<-time.After(time.Second)
+			require.Zero(t, c.Stats().Cuts, "%v", c.Explain())
+			require.Zero(t, s.Stats().Cuts, "%v", s.Explain())
+			roundTrip(t, c, s, "still here")
+		})
+	}
+}
+
+// TestSlowReaderOverCuts: far more than every window, to a reader that takes its time, in both directions at once.
+func TestSlowReaderOverCuts(t *testing.T) {
+	for name, change := range securities {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, change, func(cfg *sockemu.Config) {
+				cfg.SendBuffer, cfg.RecvBuffer = 128<<10, 64<<10
+				cfg.TCP.ReadBuffer, cfg.TCP.WriteBuffer = 64<<10, 64<<10
+			})
+			c, s := r.pair()
+			defer r.cutting()()
+			var g errgroup.Group
+			for i, x := range []*sockemu.Conn{c, s} {
+				g.Go(func() error {
+					if _, err := x.Write(random(uint64(i), 8<<20)); err != nil {
+						return err
+					}
+					return x.CloseWrite()
+				})
+				g.Go(func() error {
+					got, err := io.ReadAll(&slow{r: x, every: 128 << 10, pause: 15 * time.Millisecond})
+					if err == nil && !bytes.Equal(random(uint64(1-i), 8<<20), got) {
+						err = errors.New("the bytes differ")
+					}
+					return err
+				})
+			}
+			require.NoError(t, g.Wait())
+			require.Greater(t, c.Stats().Cuts, uint64(3))
+		})
+	}
+}
+
+// TestEndpointClose ends everything, at once, also in the middle of an outage.
+func TestEndpointClose(t *testing.T) {
+	for _, outage := range []bool{false, true} {
+		r := newRig(t)
+		c, s := r.pair()
+		if outage {
+			r.relay.Outage(patience)
+			down(t, c, s)
+		}
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			read <- err
+		}()
+		within(t, time.Second, "Close", func() { require.NoError(t, r.client.Close()) })
+		require.Error(t, <-read)
+		_, err := c.Write([]byte("x"))
+		require.ErrorIs(t, err, net.ErrClosed)
+		if !outage {
+			_, err = s.Read(make([]byte, 1))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package sockemu_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/sockemu/sockemu/internal/relay"
+	"github.com/sockemu/sockemu/sockemu"
+)
+
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(childEnv); mode != "" {
+		os.Exit(child(mode))
+	}
+	code := m.Run()
+	sockemu.Default().Close() // the examples use it
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// patience is how long a test waits for what should come at once.
+const patience = 10 * time.Second
+
+// quick is a configuration whose times suit tests: everything that takes seconds takes milliseconds.
+func quick(change ...func(*sockemu.Config)) sockemu.Config {
+	cfg := sockemu.Config{
+		Linger: 5 * time.Second, DeadAfter: 600 * time.Millisecond, RetryMin: 2 * time.Millisecond, RetryMax: 20 * time.Millisecond,
+		HandshakeTimeout: 2 * time.Second, Fallback: sockemu.FallbackForbid,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return cfg
+}
+
+func encrypt(cfg *sockemu.Config) { cfg.Security = sockemu.SecurityEncrypt }
+func withKey(cfg *sockemu.Config) { cfg.ClusterKey = bytes.Repeat([]byte("k"), 32) }
+
+func newEndpoint(t testing.TB, cfg sockemu.Config) *sockemu.Endpoint {
+	t.Helper()
+	e, err := sockemu.NewEndpoint(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A firewall lets dials through only to the addresses that it is told.
+type firewall struct {
+	allowed atomic.Pointer[map[string]bool]
+}
+
+func (f *firewall) allow(addrs ...string) {
+	m := make(map[string]bool)
+	for _, a := range addrs {
+		m[a] = true
+	}
+	f.allowed.Store(&m)
+}
+
+func (f *firewall) control(_, address string, _ syscall.RawConn) error {
+	if m := f.allowed.Load(); m != nil && !(*m)[address] {
+		return syscall.EHOSTUNREACH
+	}
+	return nil
+}
+
+// A rig is a client and a server endpoint with a relay in between. The client reaches the server through the relay only, unless
+// its firewall is told otherwise: else it would go round an outage, to the address that the server has told it.
+type rig struct {
+	testing.TB
+	cfg            sockemu.Config
+	client, server *sockemu.Endpoint
+	l              *sockemu.Listener
+	relay          *relay.Relay
+	wall           firewall
+}
+
+func newRig(t testing.TB, change ...func(*sockemu.Config)) *rig {
+	t.Helper()
+	r := &rig{TB: t, cfg: quick(change...)}
+	r.server = newEndpoint(t, r.cfg)
+	var err error
+	r.l, err = r.server.Listen(testContext(t), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	r.relay, err = relay.Start(r.l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { r.relay.Close() })
+	r.wall.allow(r.relay.Addr())
+	ccfg := r.cfg
+	ccfg.TCP.Dialer = &net.Dialer{Control: r.wall.control}
+	r.client = newEndpoint(t, ccfg)
+	return r
+}
+
+// pair returns the two ends of a new connection.
+func (r *rig) pair() (client, server *sockemu.Conn) {
+	r.Helper()
+	return pair(r, r.client, r.relay.Addr(), r.l)
+}
+
+func pair(t testing.TB, from *sockemu.Endpoint, addr string, l *sockemu.Listener) (client, server *sockemu.Conn) {
+	t.Helper()
+	c, err := from.Dial(testContext(t), "tcp", addr)
+	require.NoError(t, err)
+	s, err := l.AcceptConn()
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		for _, x := range []*sockemu.Conn{c, s} {
+			x.SetLinger(0)
+			x.Close()
+		}
+	})
+	return c, s
+}
+
+// DialContext dials through the relay, whatever the address, again and again: one whose handshake is cut has to try another
+// time, as with TCP.
+func (r *rig) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	for {
+		c, err := r.client.Dial(ctx, "tcp", r.relay.Addr())
+		if err == nil {
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// cutting cuts all connections of the relay every 30 to 100 ms, every fifth time with an outage of 200 ms, until stop is called.
+func (r *rig) cutting() (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tm := time.NewTimer(0)
+		defer tm.Stop()
+		for n := 1; ; n++ {
+			tm.Reset(30*time.Millisecond + rand.N(70*time.Millisecond))
+			select {
+			case <-tm.C:
+			case <-done:
+				return
+			}
+			if n%5 == 0 {
+				r.relay.Outage(200 * time.Millisecond)
+			} else {
+				r.relay.CutAll()
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() { close(done); wg.Wait(); r.relay.Refuse(0) })
+	r.Cleanup(stop)
+	return stop
+}
+
+// untilCut calls work again and again, until the relay has cut n connections and work has been called least times.
+func (r *rig) untilCut(n uint64, least int, work func(round int)) {
+	r.Helper()
+	start := time.Now()
+	for i := 0; i < least || r.relay.Stats().Cuts < n; i++ {
+		require.Less(r, time.Since(start), patience, "round %d, %d cuts", i, r.relay.Stats().Cuts)
+		work(i)
+	}
+}
+
+// random returns n bytes that are the same for the same seed.
+func random(seed uint64, n int) []byte {
+	var s [32]byte
+	s[0], s[1] = byte(seed), byte(seed>>8)
+	b := make([]byte, n)
+	rand.NewChaCha8(s).Read(b)
+	return b
+}
+
+// within fails the test unless f returns in time.
+func within(t testing.TB, d time.Duration, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(d):
+		t.Fatalf("%s: not within %v", what, d)
+	}
+}
+
+// eventually waits until ok reports true.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	require.Eventually(t, ok, patience, time.Millisecond, what)
+}
+
+// echo sends back what it reads, and ends its stream after the peer's.
+func echo(c *sockemu.Conn) error {
+	if _, err := io.Copy(c, c); err != nil {
+		return err
+	}
+	return c.CloseWrite()
+}
+
+// roundTrip sends b and expects an echo of it.
+func roundTrip(t testing.TB, c, s net.Conn, text string) {
+	t.Helper()
+	got := make([]byte, len(text))
+	for _, way := range [][2]net.Conn{{c, s}, {s, c}} {
+		for _, x := range way {
+			require.NoError(t, x.SetDeadline(time.Now().Add(patience)))
+		}
+		_, err := way[0].Write([]byte(text))
+		require.NoError(t, err)
+		_, err = io.ReadFull(way[1], got)
+		require.NoError(t, err)
+		require.Equal(t, text, string(got))
+		for _, x := range way {
+			require.NoError(t, x.SetDeadline(time.Time{}))
+		}
+	}
+}
