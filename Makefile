@@ -40,7 +40,7 @@ cross:
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
 
 race:
-	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./... # one package at a time: each is slow enough by itself
 
 # The simulator: random schedules of everything that can go wrong, in virtual time. A failing seed is printed and shrunk.
 sim:

@@ -66,7 +66,7 @@ func (c *Conn) readPlain(p []byte) (int, error) {
 }
 
 // Write writes p. It blocks when the send buffer is full. When it returns without error the bytes are either with the peer or kept
-// here for replay; only a CloseWrite or Close that returns without error says that the peer's end has all of them.
+// here for replay; only a Close that returns without error says that the peer's end has all of them.
 func (c *Conn) Write(p []byte) (int, error) {
 	if c.s == nil {
 		return c.plain.Write(p)

@@ -163,7 +163,7 @@ func (r *rig) cutting() (stop func()) {
 		tm := time.NewTimer(0)
 		defer tm.Stop()
 		for n := 1; ; n++ {
-			tm.Reset(30*time.Millisecond + rand.N(70*time.Millisecond))
+			tm.Reset(pace * (30*time.Millisecond + rand.N(70*time.Millisecond)))
 			select {
 			case <-tm.C:
 			case <-done:

@@ -352,7 +352,7 @@ func (e *Endpoint) CanDial(s *session.Session) bool {
 	e.mu.Lock()
 	en := e.sessions[endOf(s)]
 	// An end that has accepted the connection dials only after a move: its peer can't know where it is.
-	ok := en != nil && !e.closed && (en.home != "" || en.imported && en.reach)
+	ok := en != nil && !e.closed && !en.held && (en.home != "" || en.imported && en.reach)
 	e.mu.Unlock()
 	return ok
 }

@@ -27,6 +27,9 @@ func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, erro
 	return st.Encode(e.cfg.ClusterKey), nil
 }
 
+// maxImported bounds what is remembered of imported states.
+const maxImported = 1 << 16
+
 // Import continues a connection that Export took out of another process, or of this one.
 func (e *Endpoint) Import(ctx context.Context, state []byte, hold bool) (*session.Session, error) {
 	if err := ctx.Err(); err != nil {
@@ -40,6 +43,9 @@ func (e *Endpoint) Import(ctx context.Context, state []byte, hold bool) (*sessio
 	e.mu.Lock()
 	_, again := e.imported[key]
 	if !again {
+		if len(e.imported) >= maxImported {
+			clear(e.imported) // the peer's epoch fences off older states all the same
+		}
 		e.imported[key] = struct{}{}
 	}
 	e.mu.Unlock()

@@ -159,8 +159,10 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 
 	var rb [wire.ReplySize]byte
 	limit, _ := ctx.Deadline()
+	silence := false // what ends the wait is the peer's silence, not the caller's deadline
 	if q.answer > 0 {
 		if d := time.Now().Add(q.answer); limit.IsZero() || d.Before(limit) {
+			silence = true
 			link.SetRecvDeadline(d)
 		}
 	}
@@ -168,7 +170,7 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 		if sendErr != nil && q.answer == 0 {
 			return fail(sendErr)
 		}
-		if q.answer > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		if silence && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 			err = fmt.Errorf("%w: it said nothing for %v", ErrNotSockemu, q.answer)
 		} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || q.answer > 0 && errors.Is(err, syscall.ECONNRESET) {
 			err = fmt.Errorf("%w: it closed the link (%w)", ErrNotSockemu, err)

@@ -90,7 +90,7 @@ func (s *Session) Over() bool {
 	return s.ended
 }
 
-// finWait is how long Close waits for the peer to learn of the end once it has every byte.
+// finWait is how long Close waits at most for the peer to learn of the end if it has every byte.
 const finWait = time.Second
 
 // awaitDelivery waits until the peer's session has every byte.

@@ -140,8 +140,8 @@ func (s *Session) awaitRoom(deadline time.Time) {
 // room says how many bytes may be written now. Under mu, by the holder of wr.
 func (s *Session) room() int {
 	used := int(s.sent.Load() - s.acked.Load())
-	if used >= minShare && s.pool.full() {
-		return 0
+	if s.pool.full() {
+		return max(0, minShare-used)
 	}
 	return max(0, s.cfg.SendBuffer-used)
 }
