@@ -35,7 +35,7 @@ func dir() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if owner, ok := st.Sys().(*syscall.Stat_t); !ok || !st.IsDir() || st.Mode().Perm()&0o077 != 0 || int(owner.Uid) != os.Getuid() {
+	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !sys.OwnedByUs(st) {
 		return "", fmt.Errorf("%s is not this user's private directory", d)
 	}
 	return d, nil
