@@ -375,8 +375,11 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	_, addrs := s.Peer()
 	var refused, failed error
 	atHome := false
-	for _, addr := range candidates(home, addrs) {
-		nl, err := e.resumeAt(ctx, s, my, addr, commit)
+	list := candidates(home, addrs)
+	for i, addr := range list {
+		actx, acancel := share(ctx, len(list)-i)
+		nl, err := e.resumeAt(actx, s, my, addr, commit)
+		acancel()
 		if err == nil {
 			e.count.resumed.Add(1)
 			return nl, nil
@@ -426,6 +429,15 @@ func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Set
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
 	return nl, nil
+}
+
+// share gives one of n candidates its part of the time that is left, so that a silent one leaves the others theirs.
+func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	d, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(d)/time.Duration(n))
 }
 
 func candidates(home string, more []string) []string {

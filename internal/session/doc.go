@@ -13,7 +13,8 @@
 // Order: wr, tx, mu, bmu on the send side; rd, settling, rx, mu on the receive side. wr and rd serialise whole Writes and
 // Reads; tx is held while something is sent on a link, rx while something is received from a bare one: these are lanes,
 // held while waiting. mu and bmu are plain mutexes, never held while waiting, and nothing outside the package is called
-// under them except the deadline setters and Interrupt of a link, and Channel.Post, none of which blocks.
+// under them except the deadline setters, Interrupt, Release, Cost and the addresses of a link, Env.CanDial, and a Channel's methods,
+// none of which blocks.
 //
 // Goroutines: none while a connection is idle on a bare link; one frame reader per link in record mode; a pump while there
 // is something to send that no Write is sending; a redialler while there is no link; short-lived ones that settle a dead

@@ -20,7 +20,8 @@ const drainMax = 4 << 20
 // finGrace is how long the end of a link may come before the record that says it was the end of the stream.
 const finGrace = 50 * time.Millisecond
 
-// settled is how long a link must live for the next search to begin without a pause.
+// settled is how long a link must live for the next search to begin without a pause: one that dies sooner says that something
+// is wrong with all of them.
 const settled = 50 * time.Millisecond
 
 // A binding is a link while a session is bound to it.
@@ -83,6 +84,8 @@ func (s *Session) park(err error) {
 	s.cur, s.old, s.lostNo = nil, b, max(s.lostNo, b.no)
 	if time.Since(b.at) >= settled {
 		s.backoff = 0
+	} else {
+		s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
 	}
 	s.stuck = time.Time{}
 	b.link.Interrupt()
@@ -504,7 +507,7 @@ func (s *Session) Attached() bool {
 
 func (s *Session) setChannel(ch Channel) {
 	if s.ch != ch {
-		s.ch, s.chSince = ch, time.Now()
+		s.ch = ch
 		s.slot.Store(nil) // its page belongs to the channel
 		s.watchPath()
 	}

@@ -109,7 +109,6 @@ type Session struct {
 	peer       gid.ProcessID // the process that holds the other end
 	peerAddrs  []string      // where that process says it can be reached
 	ch         Channel       // nil: the peer isn't attached
-	chSince    time.Time     // since when ch is as it is
 	downSince  time.Time     // since when there is no path; zero: there is one
 	rdl, wdl   time.Time     // the application's deadlines
 	pumping    bool
