@@ -124,7 +124,7 @@ func (s *Session) receiveFrames(b *binding) {
 	close(b.framesDone)
 	if err != nil {
 		s.lost(b, err)
-		if errors.Is(err, wire.ErrFormat) || errors.Is(err, errTamper) {
+		if errors.Is(err, wire.ErrFormat) {
 			s.fail(ErrProtocol, err.Error())
 		}
 		return
@@ -168,6 +168,9 @@ func (s *Session) frames(b *binding) error {
 			return err
 		}
 		t, n, err := wire.ParseFrameHeader(have, b.seal != nil)
+		if err != nil && b.seal != nil {
+			return errTamper // the header is in clear: who changed it need not be the peer
+		}
 		if err != nil {
 			return err
 		}

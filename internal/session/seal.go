@@ -9,7 +9,8 @@ import (
 	"github.com/sockemu/sockemu/wire"
 )
 
-// errTamper: a sealed frame didn't open.
+// errTamper: a sealed frame didn't open, or its header makes no sense. It costs the link, not the connection: whoever is on the
+// path could else end it with one flipped bit.
 var errTamper = errors.New("a sealed frame is not authentic")
 
 func wireError(detail string) error { return fmt.Errorf("%w: %s", wire.ErrFormat, detail) }
