@@ -118,7 +118,9 @@ func (c *pipeCmd) transfer(ctx context.Context, conn *sockemu.Conn, std *stdio) 
 			ended <- err
 			return
 		}
-		ended <- conn.Close() // waits for the peer's acknowledgement, and tells if there is none
+		err := conn.Close() // waits for the peer's acknowledgement, and tells if there is none
+		awaitEnd(conn)
+		ended <- err
 	}()
 	select {
 	case err := <-ended:
@@ -126,6 +128,18 @@ func (c *pipeCmd) transfer(ctx context.Context, conn *sockemu.Conn, std *stdio) 
 	case <-ctx.Done(): // also in the middle of that wait; the endpoint's end resets the connection
 		abort(conn)
 		return errInterrupted
+	}
+}
+
+// endWait bounds awaitEnd: of two sides that finish at the same time one must go first.
+const endWait = time.Second
+
+// awaitEnd gives the peer a moment to learn that the connection has ended: with this process goes the only one that can tell it.
+func awaitEnd(conn *sockemu.Conn) {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for start := time.Now(); conn.Stats().State == "closing" && time.Since(start) < endWait; {
+		<-t.C
 	}
 }
 

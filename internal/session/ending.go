@@ -106,8 +106,9 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			outage = time.Since(s.downSince)
 		}
 		switch {
-		case left == 0 && (s.finSeen || s.peerClose || s.ended || err != nil || s.cur == nil || time.Since(start) >= finWait):
-			// Without a path the rest goes on in the background: the peer has every byte, and will learn that it was the last.
+		case left == 0 && (s.finSeen || s.peerClose || s.ended || err != nil || time.Since(start) >= finWait):
+			// Without a path for longer the rest goes on in the background: the peer has every byte, and will learn that it was
+			// the last.
 			over := s.finished()
 			s.mu.Unlock()
 			if over {
@@ -186,17 +187,24 @@ func (s *Session) fail(reason error, detail string) {
 		b = nil
 	}
 	s.mu.Unlock()
-	if tell && b != nil {
-		s.resetInBand(b)
+	if tell && b != nil && s.resetInBand(b) {
+		// Closing a TCP socket with unread bytes would overtake the record and destroy it: the frame reader goes on until the
+		// peer, which has read the record, hangs up.
+		t := time.NewTimer(resetTime)
+		select {
+		case <-b.framesDone:
+		case <-t.C:
+		}
+		t.Stop()
 	}
 	s.end(e)
 }
 
 // resetTime bounds what telling the peer of the end may take, on a link in record mode.
-const resetTime = 50 * time.Millisecond
+const resetTime = 100 * time.Millisecond
 
 // resetInBand tells the peer on a link in record mode, if the link takes the record in time.
-func (s *Session) resetInBand(b *binding) {
+func (s *Session) resetInBand(b *binding) bool {
 	s.mu.Lock()
 	b.setSendDeadline(time.Now().Add(resetTime)) // whoever is sending leaves by then
 	s.mu.Unlock()
@@ -206,11 +214,12 @@ func (s *Session) resetInBand(b *binding) {
 	ok := s.cur == b && !b.txBare
 	s.mu.Unlock()
 	if !ok {
-		return
+		return false
 	}
 	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
 	buf := s.sealFrame(b, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
-	b.link.Send(0, [][]byte{b.rest, buf})
+	_, err := b.link.Send(0, [][]byte{b.rest, buf})
+	return err == nil
 }
 
 // Forget drops the link of a session that has ended, if it still answers its peer over one.
