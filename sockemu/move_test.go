@@ -382,7 +382,7 @@ func TestLoadBalancer(t *testing.T) {
 				want := random(1, 8<<20)
 				defer r.cutting()()
 				g.Go(func() error {
-					if _, err := io.Copy(c, &slow{r: bytes.NewReader(want), every: len(want) / 8, pause: 40 * time.Millisecond}); err != nil {
+					if _, err := io.Copy(c, &slow{r: bytes.NewReader(want), every: len(want) / 8, pause: pace * 40 * time.Millisecond}); err != nil {
 						return err
 					}
 					return c.CloseWrite()
@@ -423,7 +423,7 @@ func TestManyThroughLoadBalancer(t *testing.T) {
 			defer c.Close()
 			want := random(i, 1<<20)
 			g.Go(func() error {
-				if _, err := io.Copy(c, &slow{r: bytes.NewReader(want), every: len(want) / 8, pause: 40 * time.Millisecond}); err != nil {
+				if _, err := io.Copy(c, &slow{r: bytes.NewReader(want), every: len(want) / 8, pause: pace * 40 * time.Millisecond}); err != nil {
 					return err
 				}
 				return c.(*sockemu.Conn).CloseWrite()
