@@ -106,7 +106,7 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			outage = time.Since(s.downSince)
 		}
 		switch {
-		case left == 0 && (s.finSeen || s.peerClose || s.ended || err != nil || time.Since(start) >= finWait):
+		case left == 0 && (s.finSeen || s.peerClose || s.ended || err != nil || time.Since(start) >= min(finWait, linger)):
 			// Without a path for longer the rest goes on in the background: the peer has every byte, and will learn that it was
 			// the last.
 			over := s.finished()
@@ -136,7 +136,7 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			defer t.Stop()
 			timeout = t.C
 		}
-		fin := time.NewTimer(finWait)
+		fin := time.NewTimer(min(finWait, linger))
 		select {
 		case <-ch:
 		case <-s.done:
