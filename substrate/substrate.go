@@ -11,9 +11,14 @@ package substrate
 
 import (
 	"context"
+	"math"
 	"net"
 	"time"
 )
+
+// Unkept is the offset of bytes that are no part of the session's stream: handshakes, frames, records. A link is done with
+// such slices when Send returns, whatever its Caps.
+const Unkept uint64 = math.MaxUint64
 
 // A Substrate makes links over one kind of transport. Its methods are safe for concurrent use.
 type Substrate interface {
@@ -56,7 +61,8 @@ type Link interface {
 	//
 	// If Caps.Retains is false the link is done with the slices when Send returns. If it is true the link may keep them, to
 	// retransmit or to DMA from them, and they stay unchanged until Release says that they are not needed any more: no
-	// second copy is made below the session's send buffer. off is for such links; a byte-stream link ignores it.
+	// second copy is made below the session's send buffer. off is for such links; a byte-stream link ignores it. Bytes sent
+	// at offset Unkept are never kept. The offsets of other Sends follow each other without a gap.
 	Send(off uint64, bufs [][]byte) (n int, err error)
 
 	// Release tells the link that the peer's session has acknowledged everything before off: slices below it, if the link
@@ -90,6 +96,24 @@ type Link interface {
 	// LocalAddr and RemoteAddr are the physical addresses of the moment; applications never see them.
 	LocalAddr() net.Addr
 	RemoteAddr() net.Addr
+}
+
+// A Keeper is a Link that holds by itself what it took and its peer's end hasn't: in the ring of shared memory a byte stays
+// where it is until the other process has it. The session then needs no copy for replay: after the link's end it takes back
+// from Kept what it must send again.
+//
+// Positions count the bytes that Send took since the link was made.
+type Keeper interface {
+	Link
+
+	// Taken returns the position before which the peer's end of the link has every byte: its Recv or Drain has returned them, or
+	// is just returning them. It never falls and is never above what Send took, whatever the peer does. It is cheap, and may be
+	// called at any time from any goroutine.
+	Taken() uint64
+
+	// Kept returns everything from position from, which is not below an earlier Taken, to the last byte that Send took. The
+	// slices are good until Close. It is called after Interrupt, when no Send runs any more.
+	Kept(from uint64) [][]byte
 }
 
 // Caps says what the links of a substrate can do. The zero Caps is a plain byte stream.

@@ -161,13 +161,13 @@ func (c *channel) writeLoop() {
 				break
 			}
 			c.vec[0] = out // no allocation per acknowledgement
-			_, err := c.link.Send(0, c.vec[:])
+			_, err := c.link.Send(substrate.Unkept, c.vec[:])
 			c.mu.Lock()
 			select {
 			case c.sent <- struct{}{}:
 			default:
 			}
-			if cap(out) <= 64<<10 && !c.e.cfg.Substrate.Caps().Retains {
+			if cap(out) <= 64<<10 {
 				c.spare = out
 			}
 			c.mu.Unlock()

@@ -90,7 +90,7 @@ func guard(ctx context.Context, link substrate.Link) func() bool {
 }
 
 func sendAll(link substrate.Link, b []byte) error {
-	_, err := link.Send(0, [][]byte{b})
+	_, err := link.Send(substrate.Unkept, [][]byte{b})
 	return err
 }
 

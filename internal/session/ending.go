@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -218,7 +219,7 @@ func (s *Session) resetInBand(b *binding) bool {
 	}
 	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
 	buf := s.sealFrame(b, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
-	_, err := b.link.Send(0, [][]byte{b.rest, buf})
+	_, err := b.link.Send(substrate.Unkept, [][]byte{b.rest, buf})
 	return err == nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -14,8 +15,8 @@ const ctlRoom = wire.FrameHeader + 2*wire.MaxRecord + wire.TagSize
 // sendFrames sends, on a link in record mode, a State if one is due, then as much data as fits one frame, or the switch to
 // bare mode. The caller holds tx.
 func (s *Session) sendFrames(b *binding) error {
-	if b.scratch == nil || b.retains {
-		b.scratch = make([]byte, 0, ctlRoom) // a link that retains slices keeps it
+	if b.scratch == nil {
+		b.scratch = make([]byte, 0, ctlRoom)
 	}
 	buf := b.scratch[:0]
 
@@ -74,7 +75,7 @@ func (s *Session) sendFrames(b *binding) error {
 	if total == 0 {
 		return nil
 	}
-	sent, err := b.link.Send(0, bufs)
+	sent, err := b.link.Send(substrate.Unkept, bufs)
 	if err != nil && sent < total {
 		// The link has a part of a frame: whoever sends next must send the rest first. What was taken may already be
 		// acknowledged and its memory in use again, so only the rest is looked at.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -242,7 +243,7 @@ func (s *Session) mayBare(b *binding) bool { return !b.txBare && b.seal == nil &
 func (s *Session) sendSome(b *binding) error {
 	if len(b.rest) > 0 {
 		s.vec[0] = b.rest
-		n, err := b.link.Send(0, s.vec[:])
+		n, err := b.link.Send(substrate.Unkept, s.vec[:])
 		s.vec[0] = nil
 		b.rest = b.rest[n:]
 		return err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/sockemu/sockemu/substrate"
 )
 
 // A recording keeps the first bytes that a dialer sends, for a duplicate. The lock of the conn guards it; a nil one
@@ -71,7 +73,7 @@ func (d *dial) ghost(prefix []byte) bool {
 	}
 	dialer := &c.ends[0]
 	if len(prefix) > 0 {
-		dialer.Send(0, [][]byte{prefix}) // fits into the buffer: it doesn't block
+		dialer.Send(substrate.Unkept, [][]byte{prefix}) // fits into the buffer: it doesn't block
 	}
 	if !ln.offer(&c.ends[1]) {
 		c.ends[1].Close()

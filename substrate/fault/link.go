@@ -20,8 +20,8 @@ type Link struct {
 	interrupted  bool
 	sendDeadline deadline
 	recvDeadline deadline
-	base         uint64 // the session's offset of the first byte sent, once there is one
-	based        bool
+	base         uint64 // the bytes sent before the one at the session's offset 0, modulo 2^64
+	based        bool   // something with an offset was sent
 }
 
 var _ substrate.Link = (*Link)(nil)
@@ -34,15 +34,16 @@ func (l *Link) in() *pipe { return &l.conn.pipes[1-l.side] }
 func (l *Link) Send(off uint64, bufs [][]byte) (n int, err error) {
 	l.conn.mu.Lock()
 	defer l.conn.mu.Unlock()
-	if !l.based {
-		l.base, l.based = off, true
+	keep := off != substrate.Unkept
+	if keep {
+		l.base, l.based = l.out().sent-off, true
 	}
 	for _, b := range bufs {
 		for len(b) > 0 {
 			if err := l.waitRoom(); err != nil {
 				return n, err
 			}
-			k := l.out().put(b)
+			k := l.out().put(b, keep)
 			n += k
 			b = b[k:]
 		}
@@ -86,8 +87,8 @@ func (l *Link) sendErr() error {
 func (l *Link) Release(off uint64) {
 	l.conn.mu.Lock()
 	defer l.conn.mu.Unlock()
-	if l.based && off > l.base {
-		l.out().store.release(off - l.base)
+	if l.based {
+		l.out().store.release(l.base + off)
 	}
 }
 

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -75,8 +76,9 @@ func (p *pipe) room() int { return p.conn.net.cfg.Buffer - int(p.sent-p.read) }
 
 func (p *pipe) unread() int { return int(p.arrived - p.read) }
 
-// put takes the next piece of b, which is not empty, and returns its size. There must be room.
-func (p *pipe) put(b []byte) int {
+// put takes the next piece of b, which is not empty, and returns its size. There must be room. keep says whether a link that
+// retains may keep b.
+func (p *pipe) put(b []byte, keep bool) int {
 	n := min(len(b), p.room())
 	if p.shape.SendPiece > 0 {
 		n = min(n, 1+p.sendRNG.IntN(p.shape.SendPiece))
@@ -86,7 +88,11 @@ func (p *pipe) put(b []byte) int {
 	}
 	p.record.add(b[:n])
 	if !p.deaf {
-		p.store.push(b[:n])
+		if !keep {
+			p.store.push(bytes.Clone(b[:n]))
+		} else {
+			p.store.push(b[:n])
+		}
 	}
 	p.sent += uint64(n)
 	p.conn.net.stats.sent.Add(uint64(n))
