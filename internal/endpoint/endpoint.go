@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -304,7 +305,7 @@ func (e *Endpoint) openChannels() []*channel {
 // Ended implements session.Env: the connection is remembered for a while, so that its peer, which may have missed the last
 // records, gets an answer.
 func (e *Endpoint) Ended(s *session.Session) {
-	last := s.Snapshot()
+	last, untold := s.Snapshot(), s.Untold()
 	e.mu.Lock()
 	en := e.sessions[endOf(s)]
 	if en == nil || en.s != s || en.ended {
@@ -312,6 +313,9 @@ func (e *Endpoint) Ended(s *session.Session) {
 		return
 	}
 	en.ended = true
+	if untold && e.mayDial(en) {
+		e.wg.Go(func() { e.tellEnd(s) })
+	}
 	e.total.add(last)
 	e.ended = append(e.ended, endOf(s))
 	var oldest end
@@ -335,6 +339,35 @@ func (e *Endpoint) Ended(s *session.Session) {
 	}
 }
 
+// tellEnd brings a peer that can't be reached now the news that its connection has ended, as long as the connection is
+// remembered: the end that has accepted it can't dial and would wait out its patience.
+func (e *Endpoint) tellEnd(s *session.Session) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.Remember)
+	defer cancel()
+	backoff := e.cfg.Session.RetryMin
+	for {
+		actx, acancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+		nl, err := e.Resume(actx, s, s.PartingSetup(), nil)
+		acancel()
+		if err == nil {
+			s.Part(nl)
+			return
+		}
+		var r *session.RefusedError
+		if errors.As(err, &r) && r.Status != wire.StatusBusy && r.Status != wire.StatusOvertaken {
+			return // nobody there waits for it
+		}
+		t := time.NewTimer(time.Duration(float64(backoff) * (0.5 + rand.Float64())))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		backoff = min(2*backoff, e.cfg.Session.RetryMax)
+	}
+}
+
 func (e *Endpoint) forget(id end) {
 	e.mu.Lock()
 	for i, g := range e.ended {
@@ -350,11 +383,14 @@ func (e *Endpoint) forget(id end) {
 // CanDial implements session.Env.
 func (e *Endpoint) CanDial(s *session.Session) bool {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	en := e.sessions[endOf(s)]
-	// An end that has accepted the connection dials only after a move: its peer can't know where it is.
-	ok := en != nil && !e.closed && !en.held && (en.home != "" || en.imported && en.reach)
-	e.mu.Unlock()
-	return ok
+	return en != nil && e.mayDial(en)
+}
+
+// mayDial: see CanDial. An end that has accepted the connection dials only after a move: its peer can't know where it is. Under mu.
+func (e *Endpoint) mayDial(en *entry) bool {
+	return !e.closed && !en.held && (en.home != "" || en.imported && en.reach)
 }
 
 // Resume implements session.Env: it tries the address that was dialled first, then those that the peer's process has

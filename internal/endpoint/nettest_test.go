@@ -116,7 +116,7 @@ func linger() time.Duration {
 	if raceOn {
 		return 1500 * time.Millisecond
 	}
-	return 400 * time.Millisecond
+	return time.Second
 }
 
 func overTCP() (substrate.Substrate, substrate.Substrate, string, func()) {

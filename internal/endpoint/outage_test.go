@@ -223,3 +223,27 @@ func TestPatienceOfASilentPath(t *testing.T) {
 		require.False(t, errors.Is(err, net.ErrClosed))
 	})
 }
+
+// TestEndDuringOutage: the dialling end gives up while there is no path; the accepting end, which can't dial and would wait out
+// its own patience, learns of it soon after the path is back.
+func TestEndDuringOutage(t *testing.T) {
+	for _, seal := range []bool{false, true} {
+		t.Run(fmt.Sprintf("seal=%v", seal), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newCouple(t, fault.Config{Seed: 1}, Config{Session: session.Config{Seal: seal, Linger: 2 * time.Second}})
+				p.n.Partition("a", "b")
+				p.n.CutAll()
+				_, err := p.a.Write([]byte("never arrives"))
+				require.NoError(t, err)
+				require.ErrorIs(t, p.a.Close(), session.ErrUndelivered)
+				time.Sleep(5 * time.Second)
+				require.False(t, p.b.Over())
+				p.n.Heal("a", "b")
+				back := time.Now()
+				_, err = p.b.Read(make([]byte, 100))
+				require.ErrorIs(t, err, session.ErrReset)
+				require.Less(t, time.Since(back), 10*time.Second)
+			})
+		})
+	}
+}

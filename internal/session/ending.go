@@ -185,7 +185,7 @@ func (s *Session) fail(reason error, detail string) {
 	b := s.cur
 	if tell && s.ch != nil {
 		s.ch.Post(&wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed})
-		b = nil
+		tell, b = s.cur == nil, nil // without a link the channel is hardly better off
 	}
 	s.mu.Unlock()
 	if tell && b != nil && s.resetInBand(b) {
@@ -194,11 +194,49 @@ func (s *Session) fail(reason error, detail string) {
 		t := time.NewTimer(resetTime)
 		select {
 		case <-b.framesDone:
+			tell = false
 		case <-t.C:
 		}
 		t.Stop()
 	}
+	s.mu.Lock()
+	s.untold = tell
+	s.mu.Unlock()
 	s.end(e)
+}
+
+// Untold reports whether the connection has ended here and its peer, to which there was no path, may not know.
+func (s *Session) Untold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.untold
+}
+
+// PartingSetup is the Setup of a link that shall only carry the news of the end to the peer; see Part.
+func (s *Session) PartingSetup() wire.Setup {
+	s.settle()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.linkNo = max(s.linkNo, s.dialNo) + 1
+	return s.setup(s.linkNo)
+}
+
+// Part tells the peer of the end on a fresh link, and closes that.
+func (s *Session) Part(nl NewLink) {
+	defer nl.Link.Close()
+	nl.Link.SetSendDeadline(time.Now().Add(resetTime))
+	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
+	buf := s.sealFrame(&binding{seal: nl.Seal}, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
+	if _, err := nl.Link.Send(substrate.Unkept, [][]byte{buf}); err != nil {
+		return
+	}
+	nl.Link.SetRecvDeadline(time.Now().Add(resetTime))
+	p := make([]byte, ctlRoom)
+	for { // until the peer, which has read the record, hangs up
+		if _, err := nl.Link.Recv(p); err != nil {
+			return
+		}
+	}
 }
 
 // resetTime bounds what telling the peer of the end may take, on a link in record mode.

@@ -129,6 +129,7 @@ type Session struct {
 	saidDone   bool
 	closed     bool // by our application
 	exported   bool
+	untold     bool  // ended, and the peer could not be told
 	err        error // the definite end
 	ended      bool
 	linger     time.Duration
