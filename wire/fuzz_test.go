@@ -83,7 +83,15 @@ func FuzzSetup(f *testing.F) {
 			}
 			total += 1 + len(a)
 		}
-		if len(s.Addrs) > MaxAddrs || s.Proc.IsZero() {
+		total += 1
+		for _, o := range s.Offers {
+			if len(o.Substrate) == 0 || len(o.Substrate) > MaxNameLen || len(o.Addr) == 0 || len(o.Addr) > MaxOfferLen {
+				t.Fatalf("offer %+v", o)
+			}
+			total += 2 + len(o.Substrate) + len(o.Addr)
+		}
+		total += 1 + len(s.Policy)
+		if len(s.Addrs) > MaxAddrs || len(s.Offers) > MaxOffers || len(s.Policy) > MaxPolicyLen || s.Proc.IsZero() {
 			t.Fatalf("out of bounds: %+v", s)
 		}
 		out := s.Append(nil)
@@ -176,6 +184,25 @@ func FuzzFrameHeader(f *testing.F) {
 		var out [FrameHeader]byte
 		PutFrameHeader(out[:], ft, n)
 		if !bytes.Equal(out[:], b[:FrameHeader]) {
+			t.Fatalf("% x became % x", b, out)
+		}
+	})
+}
+
+func FuzzProbe(f *testing.F) {
+	f.Add(Probe{Op: ProbeEcho, Len: 64}.Append(nil))
+	f.Add(Probe{Op: ProbeTrain, Len: MaxProbeTrain}.Append(nil))
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 255, 255})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := ParseProbe(b)
+		if err != nil {
+			known(t, err)
+			return
+		}
+		if p.Len > MaxProbeTrain || p.Op == ProbeEcho && p.Len > MaxProbeEcho {
+			t.Fatalf("out of bounds: %+v", p)
+		}
+		if out := p.Append(nil); !bytes.Equal(out, b) {
 			t.Fatalf("% x became % x", b, out)
 		}
 	})

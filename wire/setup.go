@@ -14,6 +14,7 @@ const (
 	KindOpen    Kind = 1 // the first data link of a new connection
 	KindResume  Kind = 2 // another data link for an existing connection
 	KindControl Kind = 3 // the control channel between two processes
+	KindProbe   Kind = 4 // a link that is only measured
 )
 
 // String names the kind for logs and errors.
@@ -25,6 +26,8 @@ func (k Kind) String() string {
 		return "resume"
 	case KindControl:
 		return "control"
+	case KindProbe:
+		return "probe"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -34,6 +37,7 @@ const (
 	HelloPSK      = 1 << 0 // the cluster key is mixed into the handshake
 	HelloSeal     = 1 << 1 // every frame of the link is encrypted and authenticated
 	HelloAcceptor = 1 << 2 // resume: the dialer is the end that had accepted the connection
+	HelloStandby  = 1 << 3 // resume: the link is made ready while another one is in use; see Go
 )
 
 // Sizes of the set-up messages.
@@ -41,7 +45,7 @@ const (
 	HelloSize   = 32   // fixed part of a Hello
 	ReplySize   = 32   // fixed part of a Reply
 	ConfirmSize = 18   // 2 bytes of length, 16 bytes of tag: a Confirm carries nothing
-	MaxNoise    = 1024 // longest Noise message that is accepted
+	MaxNoise    = 2048 // longest Noise message that is accepted
 )
 
 // Hello begins a link: the fixed part, in clear but bound into the Noise transcript, before the first Noise message.
@@ -50,7 +54,7 @@ type Hello struct {
 	Kind                Kind
 	Flags               uint8
 	NoiseLen            int
-	GID                 gid.GID // zero for KindControl
+	GID                 gid.GID // zero for KindControl and KindProbe
 }
 
 // Append appends the fixed part of h to b.
@@ -76,13 +80,13 @@ func ParseHello(b []byte) (Hello, error) {
 	switch {
 	case h.MinVersion > Version || h.Version < MinVersion || h.MinVersion > h.Version:
 		return h, fmt.Errorf("wire: %w: peer speaks %d..%d, we speak %d..%d", ErrVersion, h.MinVersion, h.Version, MinVersion, Version)
-	case h.Kind < KindOpen || h.Kind > KindControl:
+	case h.Kind < KindOpen || h.Kind > KindProbe:
 		return h, formatError("unknown link kind %d", h.Kind)
-	case h.Flags&^(HelloPSK|HelloSeal|HelloAcceptor) != 0, h.Flags&HelloAcceptor != 0 && h.Kind != KindResume:
+	case h.Flags&^(HelloPSK|HelloSeal|HelloAcceptor|HelloStandby) != 0, h.Flags&(HelloAcceptor|HelloStandby) != 0 && h.Kind != KindResume:
 		return h, formatError("unknown flags %#x", h.Flags)
 	case h.NoiseLen < 32 || h.NoiseLen > MaxNoise:
 		return h, formatError("noise message of %d bytes, want 32..%d", h.NoiseLen, MaxNoise)
-	case (h.Kind == KindControl) != h.GID.IsZero():
+	case (h.Kind == KindControl || h.Kind == KindProbe) != h.GID.IsZero():
 		return h, formatError("%v link with GID %s", h.Kind, h.GID)
 	}
 	return h, nil
@@ -177,26 +181,40 @@ func ParseReply(b []byte) (Reply, error) {
 
 // Bounds of a Setup.
 const (
-	MaxAddrs   = 8
-	MaxAddrLen = 64
-	setupFixed = gid.Size + 4*8 + 1
+	MaxAddrs     = 8
+	MaxAddrLen   = 64
+	MaxOffers    = 6
+	MaxNameLen   = 8
+	MaxOfferLen  = 120
+	MaxPolicyLen = 64
+	setupFixed   = gid.Size + 5*8 + 1
 )
+
+// An Offer says how a process can be reached over a substrate other than the one of its listeners.
+type Offer struct {
+	Substrate string
+	Addr      string // in the substrate's own form
+}
 
 // Setup is the payload of both Noise messages of a handshake: who I am and where the connection stands with me.
 type Setup struct {
 	Proc   gid.ProcessID
 	Epoch  uint64 // fencing epoch of the sender's end of the connection
 	LinkNo uint64 // number of this link, chosen by the dialer; rises with every attempt
+	Seen   uint64 // number of the last link that was in use at the sender's end
 	Got    uint64 // the sender's session has every byte before this stream offset
 	Limit  uint64 // in record mode the peer may send up to this stream offset
 	Addrs  []string
+	Offers []Offer
+	Policy string // which substrates the process admits, in the selector's words; "" is any
 }
 
-// Append appends s to b. More or longer addresses than the bounds allow are left out.
+// Append appends s to b. Addresses and offers beyond the bounds are left out.
 func (s Setup) Append(b []byte) []byte {
 	b = append(b, s.Proc[:]...)
 	b = be.AppendUint64(b, s.Epoch)
 	b = be.AppendUint64(b, s.LinkNo)
+	b = be.AppendUint64(b, s.Seen)
 	b = be.AppendUint64(b, s.Got)
 	b = be.AppendUint64(b, s.Limit)
 	at := len(b)
@@ -209,10 +227,35 @@ func (s Setup) Append(b []byte) []byte {
 			continue
 		}
 		b[at]++
-		b = append(b, byte(len(a)))
-		b = append(b, a...)
+		b = appendString(b, a)
 	}
-	return b
+	at = len(b)
+	b = append(b, 0)
+	for _, o := range s.Offers {
+		if b[at] == MaxOffers {
+			break
+		}
+		if len(o.Substrate) == 0 || len(o.Substrate) > MaxNameLen || len(o.Addr) == 0 || len(o.Addr) > MaxOfferLen {
+			continue
+		}
+		b[at]++
+		b = appendString(appendString(b, o.Substrate), o.Addr)
+	}
+	if len(s.Policy) > MaxPolicyLen {
+		return append(b, 0)
+	}
+	return appendString(b, s.Policy)
+}
+
+func appendString(b []byte, s string) []byte { return append(append(b, byte(len(s))), s...) }
+
+// cutString takes a string of min..max bytes with its length in front.
+func cutString(b []byte, min, max int) (s string, rest []byte, err error) {
+	if len(b) == 0 || int(b[0]) < min || int(b[0]) > max || len(b) < 1+int(b[0]) {
+		return "", nil, formatError("truncated or oversized text in a setup")
+	}
+	n := 1 + int(b[0])
+	return string(b[1:n]), b[n:], nil
 }
 
 // ParseSetup decodes a Setup. Bytes after it are left for later versions and ignored.
@@ -222,18 +265,36 @@ func ParseSetup(b []byte) (Setup, error) {
 		return s, formatError("setup of %d bytes, want at least %d", len(b), setupFixed)
 	}
 	copy(s.Proc[:], b)
-	s.Epoch, s.LinkNo, s.Got, s.Limit = be.Uint64(b[16:]), be.Uint64(b[24:]), be.Uint64(b[32:]), be.Uint64(b[40:])
-	n := int(b[48])
+	s.Epoch, s.LinkNo, s.Seen, s.Got, s.Limit = be.Uint64(b[16:]), be.Uint64(b[24:]), be.Uint64(b[32:]), be.Uint64(b[40:]), be.Uint64(b[48:])
+	n := int(b[56])
 	if n > MaxAddrs {
 		return s, formatError("%d addresses, at most %d", n, MaxAddrs)
 	}
 	b = b[setupFixed:]
+	var err error
 	for range n {
-		if len(b) == 0 || b[0] == 0 || int(b[0]) > MaxAddrLen || len(b) < 1+int(b[0]) {
-			return s, formatError("truncated or oversized address")
+		var a string
+		if a, b, err = cutString(b, 1, MaxAddrLen); err != nil {
+			return s, err
 		}
-		s.Addrs = append(s.Addrs, string(b[1:1+b[0]]))
-		b = b[1+b[0]:]
+		s.Addrs = append(s.Addrs, a)
+	}
+	if len(b) == 0 || int(b[0]) > MaxOffers {
+		return s, formatError("more than %d offers, or none said", MaxOffers)
+	}
+	n, b = int(b[0]), b[1:]
+	for range n {
+		var o Offer
+		if o.Substrate, b, err = cutString(b, 1, MaxNameLen); err != nil {
+			return s, err
+		}
+		if o.Addr, b, err = cutString(b, 1, MaxOfferLen); err != nil {
+			return s, err
+		}
+		s.Offers = append(s.Offers, o)
+	}
+	if s.Policy, _, err = cutString(b, 0, MaxPolicyLen); err != nil {
+		return s, err
 	}
 	if s.Proc.IsZero() {
 		return s, formatError("setup without a process identity")

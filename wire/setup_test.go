@@ -39,7 +39,7 @@ func TestParseHello(t *testing.T) {
 		"reserved bytes":        {hello(set(14, 1, 1)), nil}, // for later versions
 		"psk and seal":          {hello(set(11, 3)), nil},
 		"shortest noise":        {hello(set(12, 0, 32)), nil},
-		"longest noise":         {hello(set(12, 4, 0)), nil},
+		"longest noise":         {hello(set(12, 8, 0)), nil},
 		"control":               {hello(set(10, 3), set(16, make([]byte, 16)...)), nil},
 		"empty":                 {nil, ErrMagic},
 		"http":                  {[]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n......"), ErrMagic},
@@ -51,10 +51,10 @@ func TestParseHello(t *testing.T) {
 		"too old":               {hello(set(8, 0, 0)), ErrVersion},
 		"minimum above version": {hello(set(8, 1, 2)), ErrVersion},
 		"kind 0":                {hello(set(10, 0)), ErrFormat},
-		"kind 4":                {hello(set(10, 4)), ErrFormat},
+		"kind 5":                {hello(set(10, 5)), ErrFormat},
 		"unknown flag":          {hello(set(11, 4)), ErrFormat},
 		"noise too short":       {hello(set(12, 0, 31)), ErrFormat},
-		"noise too long":        {hello(set(12, 4, 1)), ErrFormat},
+		"noise too long":        {hello(set(12, 8, 1)), ErrFormat},
 		"noise 65535":           {hello(set(12, 255, 255)), ErrFormat},
 		"open without a GID":    {hello(set(16, make([]byte, 16)...)), ErrFormat},
 		"control with a GID":    {hello(set(10, 3)), ErrFormat},
@@ -112,7 +112,7 @@ func TestParseReply(t *testing.T) {
 		"version 0":                       {reply(set(8, 0)), ErrVersion},
 		"ok without noise":                {reply(set(10, 0, 0)), ErrFormat},
 		"ok with too little noise":        {reply(set(10, 0, 31)), ErrFormat},
-		"ok with too much noise":          {reply(set(10, 4, 1)), ErrFormat},
+		"ok with too much noise":          {reply(set(10, 8, 1)), ErrFormat},
 		"ok with 65535 bytes of noise":    {reply(set(10, 255, 255)), ErrFormat},
 		"refusal with a noise message":    {reply(set(9, byte(StatusBusy))), ErrFormat},
 		"other version and bad noise len": {reply(set(8, Version+1), set(10, 255, 255)), ErrFormat},
@@ -148,20 +148,26 @@ func TestParseSetup(t *testing.T) {
 		in   []byte
 		want error
 	}{
-		"good":                    {two, nil},
-		"for later versions":      {append(bytes.Clone(two), 1, 2, 3), nil},
-		"no address":              {setup().Append(nil), nil},
-		"empty":                   {nil, ErrFormat},
-		"no count":                {two[:setupFixed-1], ErrFormat},
-		"no first address":        {two[:setupFixed], ErrFormat},
-		"half an address":         {two[:setupFixed+2], ErrFormat},
-		"one of two":              {two[:setupFixed+4], ErrFormat},
-		"nine addresses":          {append(bytes.Clone(two[:setupFixed-1]), bytes.Repeat([]byte{9, 1, 'a'}, 20)...), ErrFormat},
-		"255 addresses":           {append(bytes.Clone(two[:setupFixed-1]), 255), ErrFormat},
-		"an empty address":        {append(bytes.Clone(two[:setupFixed-1]), 1, 0), ErrFormat},
-		"an address of 65 bytes":  {append(append(bytes.Clone(two[:setupFixed-1]), 1, 65), make([]byte, 65)...), ErrFormat},
-		"an address of 255 bytes": {append(append(bytes.Clone(two[:setupFixed-1]), 1, 255), make([]byte, 300)...), ErrFormat},
-		"nobody":                  {Setup{Epoch: 1}.Append(nil), ErrFormat},
+		"good":                     {two, nil},
+		"for later versions":       {append(bytes.Clone(two), 1, 2, 3), nil},
+		"no address":               {setup().Append(nil), nil},
+		"empty":                    {nil, ErrFormat},
+		"no count":                 {two[:setupFixed-1], ErrFormat},
+		"no first address":         {two[:setupFixed], ErrFormat},
+		"half an address":          {two[:setupFixed+2], ErrFormat},
+		"one of two":               {two[:setupFixed+4], ErrFormat},
+		"nine addresses":           {append(bytes.Clone(two[:setupFixed-1]), bytes.Repeat([]byte{9, 1, 'a'}, 20)...), ErrFormat},
+		"255 addresses":            {append(bytes.Clone(two[:setupFixed-1]), 255), ErrFormat},
+		"an empty address":         {append(bytes.Clone(two[:setupFixed-1]), 1, 0), ErrFormat},
+		"an address of 65 bytes":   {append(append(bytes.Clone(two[:setupFixed-1]), 1, 65), make([]byte, 65)...), ErrFormat},
+		"an address of 255 bytes":  {append(append(bytes.Clone(two[:setupFixed-1]), 1, 255), make([]byte, 300)...), ErrFormat},
+		"nobody":                   {Setup{Epoch: 1}.Append(nil), ErrFormat},
+		"no offers said":           {two[:len(two)-2], ErrFormat},
+		"no policy said":           {two[:len(two)-1], ErrFormat},
+		"too many offers":          {append(bytes.Clone(two[:len(two)-2]), MaxOffers+1), ErrFormat},
+		"a long name":              {append(append(bytes.Clone(two[:len(two)-2]), 1, 9), make([]byte, 20)...), ErrFormat},
+		"an offer without a place": {append(bytes.Clone(two[:len(two)-2]), 1, 1, 'a', 0), ErrFormat},
+		"a long policy":            {append(append(bytes.Clone(two[:len(two)-1]), 65), make([]byte, 65)...), ErrFormat},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ParseSetup(c.in)
@@ -184,7 +190,22 @@ func TestSetupLeavesOut(t *testing.T) {
 	got, err = ParseSetup(setup("", long+"x", long, "a:1").Append(nil))
 	require.NoError(t, err)
 	require.Equal(t, []string{long, "a:1"}, got.Addrs)
-	require.LessOrEqual(t, 32+len(setup(slicesOf(long, MaxAddrs)...).Append(nil))+TagSize, MaxNoise, "the longest Setup fits a Noise message")
+
+	offer := Offer{Substrate: "12345678", Addr: strings.Repeat("y", MaxOfferLen)}
+	full := setup(slicesOf(long, MaxAddrs)...)
+	full.Policy = strings.Repeat("p", MaxPolicyLen)
+	for range 2 * MaxOffers {
+		full.Offers = append(full.Offers, offer, Offer{Substrate: "123456789", Addr: "a"}, Offer{Substrate: "tcp"}, Offer{Substrate: "a", Addr: offer.Addr + "y"})
+	}
+	got, err = ParseSetup(full.Append(nil))
+	require.NoError(t, err)
+	require.Len(t, got.Offers, MaxOffers)
+	require.Equal(t, offer, got.Offers[MaxOffers-1])
+	require.LessOrEqual(t, 32+len(full.Append(nil))+TagSize, MaxNoise, "the longest Setup fits a Noise message")
+	full.Policy += "p"
+	got, err = ParseSetup(full.Append(nil))
+	require.NoError(t, err)
+	require.Empty(t, got.Policy)
 }
 
 func slicesOf(s string, n int) (list []string) {
@@ -199,8 +220,13 @@ func TestSetupRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := Setup{
 			Proc: gid.ProcessID(drawID(t)), Epoch: rapid.Uint64().Draw(t, "epoch"), LinkNo: rapid.Uint64().Draw(t, "link"),
-			Got: rapid.Uint64().Draw(t, "got"), Limit: rapid.Uint64().Draw(t, "limit"),
-			Addrs: rapid.SliceOfN(addr, 0, MaxAddrs).Draw(t, "addrs"),
+			Seen: rapid.Uint64().Draw(t, "seen"), Got: rapid.Uint64().Draw(t, "got"), Limit: rapid.Uint64().Draw(t, "limit"),
+			Addrs:  rapid.SliceOfN(addr, 0, MaxAddrs).Draw(t, "addrs"),
+			Offers: rapid.SliceOfN(rapid.Custom(drawOffer), 0, MaxOffers).Draw(t, "offers"),
+			Policy: rapid.StringMatching(`[a-z:,!]{0,64}`).Draw(t, "policy"),
+		}
+		if len(s.Offers) == 0 {
+			s.Offers = nil
 		}
 		if len(s.Addrs) == 0 {
 			s.Addrs = nil
@@ -214,6 +240,13 @@ func TestSetupRoundTrip(t *testing.T) {
 			require.ErrorIs(t, err, ErrFormat, "%d of %d bytes", n, len(b))
 		}
 	})
+}
+
+func drawOffer(t *rapid.T) Offer {
+	return Offer{
+		Substrate: rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "substrate"),
+		Addr:      rapid.StringMatching(`[a-z0-9.:/]{1,120}`).Draw(t, "addr"),
+	}
 }
 
 func drawID(t *rapid.T) (g gid.GID) {
@@ -233,7 +266,7 @@ func TestStrings(t *testing.T) {
 		seen[s.String()] = s
 	}
 	require.Equal(t, "status 200", Status(200).String())
-	for k := KindOpen; k <= KindControl; k++ {
+	for k := KindOpen; k <= KindProbe; k++ {
 		require.NotContains(t, k.String(), "kind")
 	}
 	require.Equal(t, "kind 9", Kind(9).String())

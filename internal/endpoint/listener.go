@@ -413,7 +413,7 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		l.turnAway(link, st, err)
 		return
 	}
-	my, st := s.AdmitResume(o.peer)
+	my, st := s.AdmitResume(o.peer, "")
 	if st != wire.StatusOK {
 		l.turnAway(link, st, nil)
 		return

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/sockemu/sockemu/internal/session"
@@ -38,25 +39,25 @@ type event struct {
 }
 
 type schedule struct {
-	Seed            uint64
-	Seal, Retains   bool
-	NetBuffer       int
-	SendBuffer      int
-	RecvBuffer      int
-	AckEvery        int
-	Delay, Jitter   time.Duration
-	Rate            int
-	Piece           int
-	Duplicate       float64
-	Late            float64
-	Bytes           [2]int
-	Chunk           [2]int
-	Pause           [2]time.Duration // of the writer, now and then
-	ReadPause       [2]time.Duration
-	HalfClose       [2]bool // CloseWrite before Close, or Close alone after everything was read
-	Events          []event
-	DialerListens   bool
-	SimultaneousEnd bool
+	Seed                 uint64
+	Seal, Retains, Keeps bool
+	NetBuffer            int
+	SendBuffer           int
+	RecvBuffer           int
+	AckEvery             int
+	Delay, Jitter        time.Duration
+	Rate                 int
+	Piece                int
+	Duplicate            float64
+	Late                 float64
+	Bytes                [2]int
+	Chunk                [2]int
+	Pause                [2]time.Duration // of the writer, now and then
+	ReadPause            [2]time.Duration
+	HalfClose            [2]bool // CloseWrite before Close, or Close alone after everything was read
+	Events               []event
+	DialerListens        bool
+	SimultaneousEnd      bool
 }
 
 var kinds = []string{
@@ -71,6 +72,7 @@ func drawSchedule(t *rapid.T) schedule {
 		Seed:       rapid.Uint64().Draw(t, "seed"),
 		Seal:       rapid.IntRange(0, 3).Draw(t, "seal") == 0,
 		Retains:    rapid.IntRange(0, 3).Draw(t, "retains") == 0,
+		Keeps:      rapid.IntRange(0, 2).Draw(t, "keeps") == 0,
 		NetBuffer:  rapid.SampledFrom([]int{1 << 10, 8 << 10, 64 << 10, 512 << 10}).Draw(t, "netbuffer"),
 		SendBuffer: rapid.SampledFrom([]int{64 << 10, 256 << 10, 16 << 20}).Draw(t, "sendbuffer"),
 		RecvBuffer: rapid.SampledFrom([]int{4 << 10, 64 << 10, 4 << 20}).Draw(t, "recvbuffer"),
@@ -171,7 +173,7 @@ func (sc *schedule) config(n *fault.Network, host string) Config {
 
 // run plays the schedule in the present bubble and says what went wrong.
 func (sc *schedule) run() (err error) {
-	n := fault.New(fault.Config{Seed: sc.Seed, Buffer: sc.NetBuffer, Retains: sc.Retains, HardClose: sc.Seed%2 == 0})
+	n := fault.New(fault.Config{Seed: sc.Seed, Buffer: sc.NetBuffer, Retains: sc.Retains && !sc.Keeps, Keeps: sc.Keeps, HardClose: sc.Seed%2 == 0})
 	defer n.Close()
 	n.All().Shape(fault.Both, fault.Shape{Delay: sc.Delay, Jitter: sc.Jitter, Rate: sc.Rate, SendPiece: sc.Piece, RecvPiece: sc.Piece})
 	ctx := context.Background()
@@ -442,6 +444,27 @@ func TestSchedules(t *testing.T) {
 			rt.Fatalf("%v\n%+v", err, sc)
 		}
 	})
+}
+
+// TestDuellingDialers: after both ends have moved both dial; an attempt of the acceptor that was made before it knew of the link in
+// use replaced that link, again and again.
+func TestDuellingDialers(t *testing.T) {
+	ms := time.Millisecond
+	sc := schedule{
+		Seed: 2, Seal: true, NetBuffer: 1 << 10, SendBuffer: 16 << 20, RecvBuffer: 64 << 10, AckEvery: 4 << 10, Delay: 60 * ms, Rate: 1 << 20, Piece: 100,
+		Bytes: [2]int{1000, 200_000}, Chunk: [2]int{1 << 10, 100_000}, Pause: [2]time.Duration{0, 20 * ms}, ReadPause: [2]time.Duration{15 * ms, 3 * ms},
+		HalfClose: [2]bool{true, true}, DialerListens: true, SimultaneousEnd: true,
+		Events: []event{
+			{At: 88 * ms, Kind: "cut-one", For: 171 * ms, N: 15564, Dir: 1}, {At: 241 * ms, Kind: "cut", For: 45 * ms, N: 306, Dir: 1},
+			{At: 241 * ms, Kind: "reset-after", For: 940 * ms, N: 3, Dir: 3}, {At: 390 * ms, Kind: "cut", For: ms, N: 99, Dir: 1},
+			{At: 446 * ms, Kind: "stall", For: 2 * ms, N: 12, Dir: 2}, {At: 447 * ms, Kind: "export-b", For: 2 * ms, N: 39488, Dir: 3},
+			{At: 448 * ms, Kind: "reset-after", For: 96 * ms, N: 3, Dir: 2}, {At: 449 * ms, Kind: "stall", For: 21 * ms, N: 27, Dir: 1},
+			{At: 736 * ms, Kind: "export-a", For: 29 * ms, N: 10, Dir: 1}, {At: 739 * ms, Kind: "export-b", For: ms, N: 20213, Dir: 2},
+		},
+	}
+	for sc.Seed = range 20 {
+		synctest.Test(t, func(t *testing.T) { require.NoError(t, sc.run()) })
+	}
 }
 
 // brief says where a side stands.

@@ -71,8 +71,8 @@ func (s *Session) Export(ctx context.Context) (*State, error) {
 	s.slot.Store(nil)
 	s.wr.lock()
 	s.rd.lock()
-	s.tx.lock()
 	s.settle()
+	s.tx.lock()
 	s.mu.Lock()
 	st := &State{
 		GID: s.id, Initiator: s.initiator, Secret: s.secret, Epoch: s.epoch, PeerEpoch: s.peerEpoch, Peer: s.peer,

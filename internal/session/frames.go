@@ -94,6 +94,7 @@ func (s *Session) sendFrames(b *binding) error {
 	clear(s.views)
 	clear(b.gather)
 	if bare && b.rest == nil {
+		s.mark(b)
 		// The link needs none of it any more; an idle connection should be small.
 		b.scratch, b.gather, s.views = nil, nil, nil
 	}

@@ -37,9 +37,10 @@ type binding struct {
 	appSending bool      // a Write sends under the application's deadline; guarded by Session.mu
 	rxBare     bool      // guarded by Session.mu
 	txBare     bool      // written under tx and Session.mu
-	rest       []byte    // of a frame of which the link took only a part; guarded by tx
-	scratch    []byte    // guarded by tx
-	gather     [][]byte  // guarded by tx
+	keep       keep
+	rest       []byte   // of a frame of which the link took only a part; guarded by tx
+	scratch    []byte   // guarded by tx
+	gather     [][]byte // guarded by tx
 	framesDone chan struct{}
 }
 
@@ -82,17 +83,25 @@ func (s *Session) lost(b *binding, err error) {
 func (s *Session) park(err error) {
 	b := s.cur
 	s.cur, s.old, s.lostNo = nil, b, max(s.lostNo, b.no)
-	if time.Since(b.at) >= settled {
-		s.backoff = 0
-	} else {
-		s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
-	}
 	s.stuck = time.Time{}
 	b.link.Interrupt()
-	s.counts.lost++
-	s.events.add("link %d over %s lost: %v", b.no, b.name, err)
+	var moved *movedError
+	if errors.As(err, &moved) {
+		s.backoff = 0
+		s.counts.moved++
+		s.events.add("link %d over %s given up %v", b.no, b.name, moved)
+		s.log.Info("link given up", "gid", s.id, "link", b.no, "substrate", b.name, "for", moved.to, "why", moved.why)
+	} else {
+		if time.Since(b.at) >= settled {
+			s.backoff = 0
+		} else {
+			s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
+		}
+		s.counts.lost++
+		s.events.add("link %d over %s lost: %v", b.no, b.name, err)
+		s.log.Info("link lost", "gid", s.id, "link", b.no, "substrate", b.name, "err", err)
+	}
 	s.changed()
-	s.log.Info("link lost", "gid", s.id, "link", b.no, "substrate", b.name, "err", err)
 	s.watchPath()
 	s.canRx.raise()
 	s.canTx.raise()
@@ -100,6 +109,8 @@ func (s *Session) park(err error) {
 
 // settle finishes with a lost link: it waits until nobody receives from it, takes what has already arrived, and closes it.
 // Only then may a resume offset be announced: bytes delivered from the old link afterwards would be delivered twice.
+//
+// The caller must not hold tx.
 func (s *Session) settle() {
 	s.settling.lock()
 	defer s.settling.unlock()
@@ -118,10 +129,17 @@ func (s *Session) settle() {
 		s.drain(b)
 	}
 	s.rx.unlock()
+	s.tx.lock()
+	err := s.takeBack(b)
+	s.kept.Store(nil)
 	b.link.Close()
+	s.tx.unlock()
 	s.mu.Lock()
 	s.old = nil
 	s.mu.Unlock()
+	if err != nil {
+		s.fail(ErrDesync, err.Error())
+	}
 }
 
 // drain moves what a bare link has already received into pend. The caller holds rx.
@@ -322,7 +340,7 @@ func (s *Session) commit(no, links uint64) error {
 
 // setup says where this end stands. Under mu, after settle.
 func (s *Session) setup(no uint64) wire.Setup {
-	return wire.Setup{Epoch: s.epoch, LinkNo: no, Got: s.got.Load(), Limit: s.limit()}
+	return wire.Setup{Epoch: s.epoch, LinkNo: no, Seen: s.seen, Got: s.got.Load(), Limit: s.limit()}
 }
 
 // Secret returns the secret that resumes and attachments are proved with.
@@ -331,7 +349,9 @@ func (s *Session) Secret() [32]byte { return s.secret }
 // AdmitResume checks a peer's resume request and, if it is acceptable, lets go of the current link and says where this end
 // stands. The caller completes the handshake and calls Bind; until then nothing is sent. The request is authentic: it was
 // made with the session's secret; and fresh: its link number is above every one seen before.
-func (s *Session) AdmitResume(p wire.Setup) (wire.Setup, wire.Status) {
+//
+// via is the substrate of the new link if the present one works and is given up for it, else "".
+func (s *Session) AdmitResume(p wire.Setup, via string) (wire.Setup, wire.Status) {
 	s.mu.Lock()
 	switch {
 	case s.exported:
@@ -343,12 +363,16 @@ func (s *Session) AdmitResume(p wire.Setup) (wire.Setup, wire.Status) {
 	case p.Epoch < s.peerEpoch, p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero():
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusStale
-	case p.LinkNo <= s.linkNo || s.attempting:
+	case p.LinkNo <= s.linkNo || s.attempting, s.initiator && s.cur != nil && p.Epoch == s.peerEpoch && p.Seen < s.cur.no:
+		// The last: when both ends dial, an attempt of the acceptor that was made before it knew of the link in use must not
+		// replace it; the acceptor gives the attempt up as soon as it knows.
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusOvertaken
 	}
 	s.linkNo = p.LinkNo
-	if s.cur != nil {
+	if s.cur != nil && via != "" {
+		s.park(&movedError{via, "the other end has decided"})
+	} else if s.cur != nil {
 		s.park(fmt.Errorf("replaced by link %d", p.LinkNo))
 	}
 	s.mu.Unlock()
@@ -423,7 +447,9 @@ func (s *Session) Bind(nl NewLink) error {
 	}
 	s.peerLimit = max(s.peerLimit, p.Limit)
 	b := &binding{link: nl.Link, name: nl.Name, retains: nl.Retains, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
+	b.keep.k, _ = nl.Link.(substrate.Keeper)
 	s.cur = b
+	s.seen = b.no
 	s.stuck, s.askedAt = time.Time{}, time.Time{}
 	s.heard.Store(time.Now().UnixNano())
 	s.acked.Store(p.Got)

@@ -81,6 +81,7 @@ type Session struct {
 	canTx    signal // for the Write that waits
 	ctlDue   atomic.Bool
 	probing  atomic.Bool // the probe timer runs
+	kept     atomic.Pointer[keep]
 
 	// Receive side.
 	rd       lane                          // one Read at a time
@@ -102,6 +103,7 @@ type Session struct {
 	cur        *binding      // nil: parked
 	old        *binding      // lost, not settled
 	linkNo     uint64        // the highest used or accepted
+	seen       uint64        // of the last one that was bound
 	lostNo     uint64        // the last one that was lost, or of which nothing came
 	peerLimit  uint64        // record mode: may send up to here
 	epoch      uint64        // of this end

@@ -14,6 +14,7 @@ import (
 type counters struct {
 	links       uint64
 	lost        uint64
+	moved       uint64
 	failedDials uint64
 	replayed    uint64
 	outage      time.Duration
@@ -74,6 +75,7 @@ type Snapshot struct {
 	Unread     uint64 // of them, the application hasn't read
 	Links      uint64 // links bound so far
 	Lost       uint64 // links lost so far
+	Moved      uint64 // links given up for better ones
 	FailedDial uint64 // attempts that brought no link
 	Replayed   uint64 // bytes sent again
 	Err        error
@@ -82,12 +84,13 @@ type Snapshot struct {
 
 // Snapshot returns the state of the connection. It takes a few locks: don't call it per message.
 func (s *Session) Snapshot() Snapshot {
+	s.pollAck()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sn := Snapshot{
 		GID: s.id, Initiator: s.initiator, Peer: s.peer, Epoch: s.epoch, PeerEpoch: s.peerEpoch, LinkNo: s.linkNo,
 		Opened: s.opened, MaxOutage: s.counts.outage, Acked: s.acked.Load(), Sent: s.sent.Load(), Received: s.got.Load(),
-		Unread: uint64(s.pend.n), Links: s.counts.links, Lost: s.counts.lost, FailedDial: s.counts.failedDials,
+		Unread: uint64(s.pend.n), Links: s.counts.links, Lost: s.counts.lost, Moved: s.counts.moved, FailedDial: s.counts.failedDials,
 		Replayed: s.counts.replayed, Err: s.err, Events: s.events.copy(), Control: "none",
 	}
 	sn.Sent = max(sn.Sent, sn.Acked)

@@ -70,7 +70,10 @@ func (s *Session) write(p []byte) (int, error) {
 			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
 			s.tx.unlock()
 			done += n
-			if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			var lied *liedError
+			if errors.As(err, &lied) {
+				s.fail(ErrProtocol, lied.Error())
+			} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 				s.lost(b, err)
 			}
 		default:
@@ -85,12 +88,38 @@ func (s *Session) write(p []byte) (int, error) {
 			s.sent.Store(end + uint64(n))
 			s.bmu.Unlock()
 			done += n
-			s.kickPump()
+			if b == nil || !b.retains || cork || !s.sendInline(b) {
+				s.kickPump()
+			}
 		}
 		if done == len(p) {
 			return done, nil
 		}
 	}
+}
+
+// sendInline does the pump's work for a link that sends from the send buffer, without a goroutine, if nobody is at it. It
+// reports whether nothing is left to do.
+func (s *Session) sendInline(b *binding) bool {
+	if !s.tx.tryLock() {
+		return false
+	}
+	s.mu.Lock()
+	if s.cur != b || !b.txBare || s.err != nil {
+		s.mu.Unlock()
+		s.tx.unlock()
+		return false
+	}
+	b.appSending = true
+	b.setSendDeadline(s.wdl)
+	s.mu.Unlock()
+	err := s.sendSome(b)
+	done := err == nil && s.next.Load() == s.sent.Load()
+	s.tx.unlock()
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.lost(b, err)
+	}
+	return done
 }
 
 // bursting reports whether this Write is one of many in quick succession. The caller holds wr.
@@ -115,8 +144,13 @@ func (s *Session) bursting() bool {
 	return true
 }
 
-// pollAck takes over what the peer has published on the shared page.
+// pollAck takes over what the peer has published on the shared page, or taken from a link that keeps what it hasn't.
 func (s *Session) pollAck() {
+	if k := s.kept.Load(); k != nil {
+		if ack := k.acked(); ack > s.acked.Load() && ack <= s.hi.Load() {
+			s.advance(ack)
+		}
+	}
 	if sl := s.slot.Load(); sl != nil {
 		if ack := sl.Acked(); ack > s.acked.Load() && ack <= s.hi.Load() {
 			s.advance(ack)
@@ -166,6 +200,14 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	n, err := b.link.Send(off, s.vec[:])
 	s.vec[0] = nil
 	end := off + uint64(n)
+	if s.keeps(b) {
+		s.next.Store(end)
+		s.sent.Store(end)
+		if n < len(p) {
+			s.hi.Store(end)
+		}
+		return n, err
+	}
 	s.bmu.Lock()
 	acked := s.acked.Load()
 	if sl := s.slot.Load(); sl != nil && end-acked >= showEvery {
@@ -186,9 +228,16 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	}
 	s.bmu.Unlock()
 	if acked > end {
-		s.fail(ErrProtocol, fmt.Sprintf("acknowledges byte %d, but the link took only %d", acked, end))
+		err = &liedError{acked, end}
 	}
 	return n, err
+}
+
+// A liedError: the peer acknowledges what it can't have.
+type liedError struct{ acked, end uint64 }
+
+func (e *liedError) Error() string {
+	return fmt.Sprintf("acknowledges byte %d, but the link took only %d", e.acked, e.end)
 }
 
 // kickPump makes sure that somebody sends what there is to send.
@@ -245,7 +294,9 @@ func (s *Session) sendSome(b *binding) error {
 		s.vec[0] = b.rest
 		n, err := b.link.Send(substrate.Unkept, s.vec[:])
 		s.vec[0] = nil
-		b.rest = b.rest[n:]
+		if b.rest = b.rest[n:]; len(b.rest) == 0 && b.txBare {
+			s.mark(b)
+		}
 		return err
 	}
 	if !b.txBare {
@@ -266,6 +317,11 @@ func (s *Session) sendSome(b *binding) error {
 	n, err := b.link.Send(next, s.views)
 	clear(s.views)
 	s.next.Store(next + uint64(n))
+	if s.keeps(b) {
+		s.bmu.Lock()
+		s.unack.release(next + uint64(n))
+		s.bmu.Unlock()
+	}
 	s.pollAck()
 	s.canTx.raise()
 	return err

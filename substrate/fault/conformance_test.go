@@ -33,6 +33,7 @@ func env(cfg fault.Config, shape fault.Shape) func(t *testing.T) substratetest.E
 
 func TestConformance(t *testing.T) {
 	t.Run("plain", func(t *testing.T) { substratetest.Run(t, env(fault.Config{}, fault.Shape{})) })
+	t.Run("keeping", func(t *testing.T) { substratetest.Run(t, env(fault.Config{Keeps: true}, fault.Shape{})) })
 	t.Run("retaining", func(t *testing.T) { substratetest.Run(t, env(fault.Config{Retains: true}, fault.Shape{})) })
 }
 

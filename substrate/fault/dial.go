@@ -19,7 +19,7 @@ func (h *Host) Dial(ctx context.Context, address string) (substrate.Link, error)
 	if err != nil {
 		return nil, &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: class, Err: err}
 	}
-	return l, nil
+	return l.wrap(), nil
 }
 
 func (h *Host) dial(ctx context.Context, address string) (*Link, substrate.Class, error) {

@@ -95,7 +95,7 @@ func (l *listener) Accept() (substrate.Link, error) {
 	if !l.closed() {
 		select {
 		case link := <-l.queue:
-			return link, nil
+			return link.wrap(), nil
 		case <-l.done:
 		}
 	}

@@ -34,6 +34,8 @@ type Config struct {
 	// Retains makes links that keep the slices given to Send until Release, as UDP and verbs do (substrate.Caps). They read from
 	// them when the peer receives: whoever changes one too early corrupts the stream.
 	Retains bool
+	// Keeps makes links that keep what their peer has not received, as shared memory does (substrate.Keeper).
+	Keeps bool
 	// HardClose makes Close reset the link if bytes have arrived that were never received, as kernel TCP does. Else Close is
 	// always orderly.
 	HardClose bool

@@ -47,11 +47,11 @@ func (n *Network) Between(a, b string) Scope { return Scope{net: n, hosts: &host
 
 // On is the link that l is an end of. Forward is what l sends. It panics if l isn't from this package.
 func (n *Network) On(l substrate.Link) Scope {
-	own, ok := l.(*Link)
+	own, ok := l.(interface{ own() *Link })
 	if !ok {
 		panic(fmt.Sprintf("fault: On(%T): not a link of a fault.Network", l))
 	}
-	return Scope{net: n, link: own}
+	return Scope{net: n, link: own.own()}
 }
 
 // Cut resets the links: both ends see it at once. Bytes in flight are lost, but for a part chosen by chance, and so may be bytes
