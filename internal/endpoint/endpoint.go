@@ -14,6 +14,7 @@ import (
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -22,8 +23,15 @@ import (
 type Config struct {
 	// Session is the configuration of every connection.
 	Session session.Config
-	// Substrate makes the links.
+	// Substrate makes the first link of every connection, and those that no other substrate makes: it is what the addresses of Dial
+	// and Listen are for.
 	Substrate substrate.Substrate
+	// Others are substrates that a connection may move to.
+	Others []Other
+	// Policy says which substrates may be used with the peer at an address; nil: any.
+	Policy func(addr string) selector.Policy
+	// Choice configures the choice between them. Zero fields take the defaults.
+	Choice selector.Config
 	// ClusterKey, if not empty, must be the same on both sides; peers without it are refused.
 	ClusterKey []byte
 	// HandshakeTimeout bounds one handshake. Default 5 s.
@@ -70,6 +78,14 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Other is a further substrate.
+type Other struct {
+	Substrate substrate.Substrate
+	// Listen is where it accepts links, in its own form of addresses, while the endpoint has a Listener. It must let the system
+	// choose: there may be many endpoints on a host.
+	Listen string
+}
+
 // closeGrace is what Close gives to connections that are closing.
 const closeGrace = 500 * time.Millisecond
 
@@ -80,15 +96,18 @@ const maxRemembered = 4096
 type Endpoint struct {
 	cfg  Config
 	proc gid.ProcessID
+	subs map[string]substrate.Substrate // all, by name
 	psk  [32]byte
 	log  *slog.Logger
 	pool *session.Pool
 	host *samehost.Host // where processes of this host bring pages; nil: nowhere
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	slots  chan struct{} // one per handshake in progress
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	slots   chan struct{} // one per handshake in progress
+	probing chan struct{} // one per probe that is served
+	moving  chan struct{} // one per connection that is just moved to another path
 
 	mu        sync.Mutex
 	sessions  map[end]*entry
@@ -98,6 +117,8 @@ type Endpoint struct {
 	listeners map[*Listener]struct{} // also closed ones that connections still need
 	imported  map[importKey]struct{}
 	links     map[substrate.Link]struct{} // in handshake
+	sides     []*Listener                 // of the other substrates; nil before the first Listen
+	barred    map[string]string           // substrates that can't be listened on, and why
 	closed    bool
 
 	count counts
@@ -112,13 +133,14 @@ type entry struct {
 	imported bool
 	held     bool  // imported, but not to be used before Release
 	reach    bool  // the peer has told where it listens
-	peer     *peer // this end looks after the control channel to it
+	peer     *peer // this end looks after the control channel to it, and chooses the path
+	choice   *choice
 	ended    bool
 }
 
 type counts struct {
 	handshakes, refused, busy, badProofs, plain atomic.Uint64
-	opened, accepted, resumed, importedN        atomic.Uint64
+	opened, accepted, resumed, moved, importedN atomic.Uint64
 }
 
 // New makes an endpoint with a fresh process identity.
@@ -126,9 +148,13 @@ func New(cfg Config) *Endpoint {
 	cfg = cfg.withDefaults()
 	e := &Endpoint{
 		cfg: cfg, proc: gid.NewProcessID(), psk: clusterPSK(cfg.ClusterKey), log: cfg.Session.Logger,
-		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes),
+		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes), probing: make(chan struct{}, probesServed), moving: make(chan struct{}, moves),
 		sessions: make(map[end]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
 		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
+	}
+	e.subs = map[string]substrate.Substrate{cfg.Substrate.Name(): cfg.Substrate}
+	for _, o := range cfg.Others {
+		e.subs[o.Substrate.Name()] = o.Substrate
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if !cfg.NoSharing && !cfg.Session.Seal {
@@ -216,10 +242,9 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	hctx, hcancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
 	defer hcancel()
 	id := gid.New()
-	seal := e.cfg.Session.Seal
-	my := wire.Setup{Proc: e.proc, Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer), Addrs: e.addrs(link)}
+	my := e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link)
 	peer, a, err := dialHandshake(hctx, link, request{
-		kind: wire.KindOpen, gid: id, answer: answer, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: seal, my: my, addr: address,
+		kind: wire.KindOpen, gid: id, answer: answer, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: e.cfg.Session.Seal, my: my, addr: address,
 	})
 	if err != nil {
 		link.Close()
@@ -231,11 +256,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 		link.Close()
 		return nil, err
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: 1, Peer: peer}
-	if seal {
-		nl.Seal = session.NewSeal(a.out, a.in)
-	}
-	if err := s.Bind(nl); err != nil {
+	if err := s.Bind(e.newLink(e.basePath(address), link, a, 1, true, peer)); err != nil {
 		e.remove(endOf(s))
 		return nil, err
 	}
@@ -393,32 +414,39 @@ func (e *Endpoint) mayDial(en *entry) bool {
 	return !e.closed && !en.held && (en.home != "" || en.imported && en.reach)
 }
 
-// Resume implements session.Env: it tries the address that was dialled first, then those that the peer's process has
-// given, so that a load balancer, which may pick another process, is passed by.
+// Resume implements session.Env: it tries the path that the choice falls on first, then the address that was dialled, then
+// those that the peer's process has given, so that a load balancer, which may pick another process, is passed by.
 func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup, commit func() error) (session.NewLink, error) {
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
 	e.mu.Lock()
 	en := e.sessions[endOf(s)]
 	home := ""
+	var c *choice
 	if en != nil {
-		home = en.home
+		home, c = en.home, en.choice
 	}
 	e.mu.Unlock()
 	if en == nil {
 		return session.NewLink{}, net.ErrClosed
 	}
 	_, addrs := s.Peer()
+	list := e.paths(home, addrs)
+	if c != nil {
+		list = c.order(list)
+	}
 	var refused, failed error
 	atHome := false
-	list := candidates(home, addrs)
-	for i, addr := range list {
+	for i, path := range list {
 		actx, acancel := share(ctx, len(list)-i)
-		nl, err := e.resumeAt(actx, s, my, addr, commit)
+		nl, err := e.resumeAt(actx, s, my, path, commit)
 		acancel()
 		if err == nil {
 			e.count.resumed.Add(1)
 			return nl, nil
+		}
+		if c != nil {
+			c.failed(path, err)
 		}
 		var r *session.RefusedError
 		switch {
@@ -426,7 +454,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 			return nl, err // the holder itself has spoken
 		case r != nil:
 			refused = err
-			if addr == home && r.Status == wire.StatusUnknown {
+			if path.Addr == home && r.Status == wire.StatusUnknown {
 				atHome = true
 			}
 		default:
@@ -441,52 +469,21 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	}
 	if refused == nil {
 		refused = errors.New("no address of the peer is known")
+		if c != nil {
+			refused = c.why()
+		}
 	}
 	return session.NewLink{}, refused
 }
 
-func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, addr string, commit func() error) (session.NewLink, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
-	defer cancel()
-	link, err := e.cfg.Substrate.Dial(ctx, addr)
-	if err != nil {
-		return session.NewLink{}, err
-	}
-	my.Proc, my.Addrs = e.proc, e.addrs(link)
-	peer, a, err := dialHandshake(ctx, link, request{
-		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, addr: addr, commit: commit,
+func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, path selector.Path, commit func() error) (session.NewLink, error) {
+	link, peer, a, err := e.open(ctx, path, request{
+		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, commit: commit,
 	})
 	if err != nil {
-		link.Close()
 		return session.NewLink{}, err
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: my.LinkNo, Dialed: true, Peer: peer}
-	if e.cfg.Session.Seal {
-		nl.Seal = session.NewSeal(a.out, a.in)
-	}
-	return nl, nil
-}
-
-// share gives one of n candidates its part of the time that is left, so that a silent one leaves the others theirs.
-func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
-	d, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, time.Until(d)/time.Duration(n))
-}
-
-func candidates(home string, more []string) []string {
-	var list []string
-	if home != "" {
-		list = append(list, home)
-	}
-	for _, a := range more {
-		if a != home {
-			list = append(list, a)
-		}
-	}
-	return list
+	return e.newLink(path, link, a, my.LinkNo, true, peer), nil
 }
 
 // Close ends every connection with a reset, closes the listeners and waits for all goroutines of the endpoint.
@@ -505,8 +502,9 @@ func (e *Endpoint) Close() error {
 	for l := range e.listeners {
 		ls = append(ls, l)
 	}
+	sides := e.sides
 	e.mu.Unlock()
-	for _, l := range ls {
+	for _, l := range append(ls, sides...) {
 		l.shut(true)
 	}
 	// Connections that are just closing get a moment to finish: their last records may be under way.

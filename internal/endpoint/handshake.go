@@ -115,6 +115,7 @@ type request struct {
 	key      bool // psk comes from a cluster key
 	seal     bool
 	acceptor bool // we are the end that had accepted the connection
+	standby  bool // the link shall wait while another one is in use
 	my       wire.Setup
 	addr     string
 
@@ -142,6 +143,9 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	}
 	if q.acceptor {
 		h.Flags |= wire.HelloAcceptor
+	}
+	if q.standby {
+		h.Flags |= wire.HelloStandby
 	}
 	payload := q.my.Append(nil)
 	h.NoiseLen = 32 + len(payload) + wire.TagSize

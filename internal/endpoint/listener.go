@@ -3,11 +3,13 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"time"
 
 	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -31,6 +33,8 @@ type Accepted struct {
 // Listener accepts connections. Its methods are safe for concurrent use.
 type Listener struct {
 	e     *Endpoint
+	sub   substrate.Substrate
+	side  bool // of another substrate than the base: for connections that exist, and probes
 	addr  net.Addr
 	plain Plain
 	queue chan Accepted
@@ -59,13 +63,14 @@ func (e *Endpoint) Serve(raw substrate.Listener, plain Plain, hold bool) (*Liste
 	if plain.Wait <= 0 {
 		plain.Wait = 300 * time.Millisecond
 	}
-	l := &Listener{e: e, raw: raw, addr: raw.Addr(), plain: plain, queue: make(chan Accepted, e.cfg.Backlog), done: make(chan struct{})}
+	l := &Listener{e: e, sub: e.cfg.Substrate, raw: raw, addr: raw.Addr(), plain: plain, queue: make(chan Accepted, e.cfg.Backlog), done: make(chan struct{})}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		raw.Close()
 		return nil, net.ErrClosed
 	}
+	e.openSides()
 	e.listeners[l] = struct{}{}
 	if !hold {
 		e.wg.Go(l.loop)
@@ -161,24 +166,6 @@ func (e *Endpoint) released(l *Listener) *Listener {
 	return l
 }
 
-// reachable returns the addresses under which l can be dialled by the peer of link.
-func (l *Listener) reachable(link substrate.Link) []string {
-	addr := l.addr.String()
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return []string{addr}
-	}
-	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
-		return []string{addr}
-	}
-	// A wildcard: the address over which this peer is being talked to is one that it can reach.
-	here, _, err := net.SplitHostPort(link.LocalAddr().String())
-	if err != nil {
-		return nil
-	}
-	return []string{net.JoinHostPort(here, port)}
-}
-
 func (l *Listener) loop() {
 	backoff := time.Duration(0)
 	raw := l.rawNow()
@@ -271,6 +258,8 @@ func (l *Listener) serve(link substrate.Link) {
 		l.serveResume(link, fixed, h)
 	case wire.KindControl:
 		l.serveControl(link, fixed, h)
+	case wire.KindProbe:
+		l.serveProbe(link, fixed, h)
 	}
 }
 
@@ -370,7 +359,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, wire.StatusStale, errors.New("a connection of that GID is here already"))
 		return
 	}
-	a, err := acceptOffer(link, o, wire.Setup{Proc: e.proc, Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer), Addrs: e.addrs(link)})
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link))
 	if err != nil {
 		e.log.Debug("open not confirmed", "from", link.RemoteAddr(), "err", err)
 		link.Close()
@@ -383,11 +372,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		link.Close()
 		return
 	}
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: 1, Peer: o.peer}
-	if seal {
-		nl.Seal = session.NewSeal(a.out, a.in)
-	}
-	if err := s.Bind(nl); err != nil {
+	if err := s.Bind(e.newLink(l.path(), link, a, 1, false, o.peer)); err != nil {
 		e.remove(endOf(s))
 		return
 	}
@@ -413,13 +398,20 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		l.turnAway(link, st, err)
 		return
 	}
+	if !e.policy(link.RemoteAddr().String()).Allows(l.sub.Name()) {
+		l.turnAway(link, wire.StatusPolicy, fmt.Errorf("%s is not admitted here", l.sub.Name()))
+		return
+	}
+	if h.Flags&wire.HelloStandby != 0 {
+		l.serveStandby(link, o, s)
+		return
+	}
 	my, st := s.AdmitResume(o.peer, "")
 	if st != wire.StatusOK {
 		l.turnAway(link, st, nil)
 		return
 	}
-	my.Proc, my.Addrs = e.proc, e.addrs(link)
-	a, err := acceptOffer(link, o, my)
+	a, err := acceptOffer(link, o, e.identify(my, link))
 	if err != nil {
 		s.AttemptFailed(o.peer.LinkNo)
 		e.log.Debug("resume not confirmed", "gid", h.GID, "from", link.RemoteAddr(), "err", err)
@@ -427,16 +419,15 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		return
 	}
 	clearDeadlines(link)
-	nl := session.NewLink{Link: link, Name: e.cfg.Substrate.Name(), Retains: e.cfg.Substrate.Caps().Retains, LinkNo: o.peer.LinkNo, Peer: o.peer}
-	if e.cfg.Session.Seal {
-		nl.Seal = session.NewSeal(a.out, a.in)
-	}
-	if err := s.Bind(nl); err != nil {
+	if err := s.Bind(e.newLink(l.path(), link, a, o.peer.LinkNo, false, o.peer)); err != nil {
 		e.log.Debug("resume not bound", "gid", h.GID, "err", err)
 		return
 	}
 	e.count.resumed.Add(1)
 }
+
+// path names l's substrate, for links that the peer has dialled.
+func (l *Listener) path() selector.Path { return selector.Path{Substrate: l.sub.Name()} }
 
 func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello) {
 	e := l.e
@@ -449,7 +440,7 @@ func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello)
 		l.turnAway(link, st, err)
 		return
 	}
-	a, err := acceptOffer(link, o, wire.Setup{Proc: e.proc, Addrs: e.addrs(link)})
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{}, link))
 	if err != nil {
 		link.Close()
 		return

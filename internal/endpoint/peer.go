@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,7 +9,7 @@ import (
 
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/session"
-	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -35,13 +34,16 @@ type peer struct {
 	ch       *channel
 	running  bool // the dial loop
 	retry    chan struct{}
+	policy   selector.Policy
+	offers   []wire.Offer
+	table    *selector.Table
+	choices  map[gid.GID]*choice
+	choosing bool          // the loop runs
+	again    chan struct{} // wakes it
 }
 
 // Bound implements session.Env: a session has a new link, perhaps to another process than before.
 func (e *Endpoint) Bound(s *session.Session) {
-	if e.cfg.Session.Seal {
-		return // records travel in the sealed link
-	}
 	proc, addrs := s.Peer()
 	e.mu.Lock()
 	en := e.sessions[endOf(s)]
@@ -51,20 +53,33 @@ func (e *Endpoint) Bound(s *session.Session) {
 	}
 	p := e.peers[proc]
 	if p == nil {
-		p = &peer{e: e, proc: proc, sessions: make(map[gid.GID]*session.Session), retry: make(chan struct{}, 1)}
+		name := en.home
+		if name == "" {
+			name = proc.String()
+		}
+		p = &peer{
+			e: e, proc: proc, policy: e.policy(en.home), sessions: make(map[gid.GID]*session.Session), retry: make(chan struct{}, 1),
+			table: selector.NewTable(name, e.choiceConfig()), choices: make(map[gid.GID]*choice), again: make(chan struct{}, 1),
+		}
 		e.peers[proc] = p
 	}
 	old := en.peer
 	en.peer = p
 	home := en.home
+	// The end that dialled decides; and that only if there is something to choose from.
+	if en.choice == nil && s.Initiator() && (len(e.cfg.Others) > 0 || e.policy(home).Required()) {
+		en.choice = &choice{s: s, own: e.policy(home), changed: make(chan struct{})}
+	}
+	c := en.choice
 	e.mu.Unlock()
 	if old != nil && old != p {
 		old.leave(s)
 	}
-	p.join(s, candidates(home, addrs))
+	p.join(s, candidates(home, addrs), c)
 }
 
-func (p *peer) join(s *session.Session, addrs []string) {
+func (p *peer) join(s *session.Session, addrs []string, c *choice) {
+	offers, _ := s.PeerOffers()
 	p.mu.Lock()
 	p.sessions[s.GID()] = s
 	for _, a := range addrs {
@@ -76,9 +91,18 @@ func (p *peer) join(s *session.Session, addrs []string) {
 			p.addrs = append(p.addrs, a)
 		}
 	}
+	p.offers = offers
+	if c != nil {
+		p.choices[s.GID()] = c
+	}
 	ch := p.ch
 	p.mu.Unlock()
+	if c != nil {
+		c.bind(p)
+		p.choose()
+	}
 	switch {
+	case p.e.cfg.Session.Seal: // records travel in the sealed link
 	case ch == nil:
 		p.run()
 		select {
@@ -90,10 +114,31 @@ func (p *peer) join(s *session.Session, addrs []string) {
 	}
 }
 
+func candidates(home string, more []string) []string {
+	var list []string
+	if home != "" {
+		list = append(list, home)
+	}
+	for _, a := range more {
+		if a != home {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// choiceConfig is the configuration of a peer's table.
+func (e *Endpoint) choiceConfig() selector.Config {
+	c := e.cfg.Choice
+	c.Base = e.cfg.Substrate.Name()
+	return c
+}
+
 // leave forgets s; the last one to leave closes the channel after a while.
 func (p *peer) leave(s *session.Session) {
 	p.mu.Lock()
 	delete(p.sessions, s.GID())
+	delete(p.choices, s.GID())
 	empty := len(p.sessions) == 0
 	p.mu.Unlock()
 	if empty {
@@ -111,7 +156,7 @@ func (p *peer) tidy() {
 	p.mu.Lock()
 	ch := p.ch
 	empty := len(p.sessions) == 0
-	if empty && !p.running {
+	if empty && !p.running && !p.choosing {
 		delete(p.e.peers, p.proc)
 	}
 	p.mu.Unlock()
@@ -144,10 +189,18 @@ func (p *peer) loop() {
 			p.mu.Unlock()
 			return
 		}
-		addrs := append([]string(nil), p.addrs...)
+		var paths []selector.Path
+		for _, a := range p.addrs {
+			paths = append(paths, p.e.basePath(a))
+		}
+		for _, o := range p.offers { // better a channel over any of them than none
+			if p.e.subs[o.Substrate] != nil && p.policy.Allows(o.Substrate) {
+				paths = append(paths, selector.Path{Substrate: o.Substrate, Addr: o.Addr})
+			}
+		}
 		p.mu.Unlock()
 
-		c, err := p.dial(addrs)
+		c, err := p.dial(paths)
 		if err == nil {
 			p.up(c)
 			return
@@ -183,40 +236,19 @@ func (p *peer) list() []*session.Session {
 	return list
 }
 
-// dial tries every address. It returns errElsewhere only if each of them led to another process.
-func (p *peer) dial(addrs []string) (*channel, error) {
+// dial tries every path. It returns errElsewhere only if each of them led to another process.
+func (p *peer) dial(paths []selector.Path) (*channel, error) {
 	var failed error
-	for _, a := range addrs {
-		c, err := p.dialAt(a)
+	for _, path := range paths {
+		link, a, err := p.e.openTo(p.e.ctx, p.proc, path, request{kind: wire.KindControl, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0})
 		if err == nil {
-			return c, nil
+			return newChannel(p.e, link, p.proc, a.binding, true), nil
 		}
 		if failed == nil || !errors.Is(err, errElsewhere) {
 			failed = err
 		}
 	}
 	return nil, failed
-}
-
-func (p *peer) dialAt(addr string) (*channel, error) {
-	e := p.e
-	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.HandshakeTimeout)
-	defer cancel()
-	link, err := e.cfg.Substrate.Dial(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	my := wire.Setup{Proc: e.proc, Addrs: e.addrs(link)}
-	got, a, err := dialHandshake(ctx, link, request{kind: wire.KindControl, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, my: my, addr: addr})
-	if err != nil {
-		link.Close()
-		return nil, err
-	}
-	if got.Proc != p.proc {
-		link.Close()
-		return nil, fmt.Errorf("%s: %w: process %s, not %s", addr, errElsewhere, got.Proc, p.proc)
-	}
-	return newChannel(e, link, p.proc, a.binding, true), nil
 }
 
 // up puts a fresh channel to use.
@@ -269,15 +301,4 @@ func (e *Endpoint) channelDown(c *channel) {
 	if again {
 		p.run()
 	}
-}
-
-// addrs is where this process says it can be reached, as seen over link.
-func (e *Endpoint) addrs(link substrate.Link) []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var list []string
-	for l := range e.listeners {
-		list = append(list, l.reachable(link)...)
-	}
-	return list
 }

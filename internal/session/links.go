@@ -28,6 +28,7 @@ const settled = 50 * time.Millisecond
 type binding struct {
 	link    substrate.Link
 	name    string
+	addr    string
 	no      uint64
 	seal    *Seal
 	at      time.Time
@@ -445,8 +446,9 @@ func (s *Session) Bind(nl NewLink) error {
 	if len(p.Addrs) > 0 {
 		s.peerAddrs = p.Addrs
 	}
+	s.peerOffers, s.peerPolicy = p.Offers, p.Policy
 	s.peerLimit = max(s.peerLimit, p.Limit)
-	b := &binding{link: nl.Link, name: nl.Name, retains: nl.Retains, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
+	b := &binding{link: nl.Link, name: nl.Name, addr: nl.Addr, retains: nl.Retains, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
 	b.keep.k, _ = nl.Link.(substrate.Keeper)
 	s.cur = b
 	s.seen = b.no

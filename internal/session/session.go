@@ -13,6 +13,7 @@ import (
 
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/samehost"
+	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -44,6 +45,7 @@ type Env interface {
 type NewLink struct {
 	Link    substrate.Link
 	Name    string // of the substrate
+	Addr    string // that was dialled, if this end dialled it
 	Retains bool   // substrate.Caps.Retains
 	Seal    *Seal  // nil unless the link is sealed
 	LinkNo  uint64
@@ -64,6 +66,7 @@ type Session struct {
 
 	// Send side.
 	wr       lane          // one Write at a time
+	sizes    selector.Sizes
 	tx       lane          // one sender on the link at a time: a Write or the pump
 	streak   int           // Writes since the last Read; guarded by wr
 	gotThen  uint64        // got at the last Write; guarded by wr
@@ -110,6 +113,8 @@ type Session struct {
 	peerEpoch  uint64        // of the other end
 	peer       gid.ProcessID // the process that holds the other end
 	peerAddrs  []string      // where that process says it can be reached
+	peerOffers []wire.Offer  // over which other substrates
+	peerPolicy string        // which of them it admits
 	ch         Channel       // nil: the peer isn't attached
 	downSince  time.Time     // since when there is no path; zero: there is one
 	rdl, wdl   time.Time     // the application's deadlines
@@ -186,6 +191,30 @@ func (s *Session) Peer() (gid.ProcessID, []string) {
 	defer s.mu.Unlock()
 	return s.peer, s.peerAddrs
 }
+
+// PeerOffers returns over which other substrates the peer's process can be reached, and which it admits.
+func (s *Session) PeerOffers() (offers []wire.Offer, policy string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peerOffers, s.peerPolicy
+}
+
+// Link returns the substrate of the link in use, the address that was dialled for it (if this end did), and since when it is in
+// use. Without a link the name is empty.
+func (s *Session) Link() (name, addr string, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur == nil {
+		return "", "", time.Time{}
+	}
+	return s.cur.name, s.cur.addr, s.cur.at
+}
+
+// Sizes counts the sizes of the application's Writes.
+func (s *Session) Sizes() *selector.Sizes { return &s.sizes }
+
+// Moved returns how many bytes have been written and received.
+func (s *Session) Moved() uint64 { return s.sent.Load() + s.got.Load() }
 
 // Done is closed when the session has nothing more to do.
 func (s *Session) Done() <-chan struct{} { return s.done }

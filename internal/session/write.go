@@ -30,6 +30,7 @@ const (
 // taken for a dead peer. It returns os.ErrDeadlineExceeded, net.ErrClosed, ErrWriteClosed, ErrPeerClosed or an *EndError.
 func (s *Session) Write(p []byte) (int, error) {
 	s.wr.lock()
+	s.sizes.Add(len(p))
 	n, err := s.write(p)
 	s.wr.unlock()
 	return n, err

@@ -1,0 +1,425 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// The end that dialled a connection chooses its path. For each peer process one goroutine (chooseLoop) measures the paths there
+// are, and lets every connection to it decide on what was measured; package selector says how.
+
+// moveTime bounds a move to another path, moves how many of them run at a time.
+const (
+	moveTime = 3 * time.Second
+	moves    = 16
+)
+
+// youngLink: a link that dies sooner speaks against its path; one that lived longer against nothing.
+const youngLink = time.Second
+
+// priors order the probes, so that the most promising path is measured first; nothing is chosen on them.
+var priors = map[string]time.Duration{"shm": time.Microsecond, "verbs": 3 * time.Microsecond, "udp": 30 * time.Microsecond, "tcp": 40 * time.Microsecond}
+
+// A choice is what a connection's dialling end knows about the choice of its path.
+type choice struct {
+	s   *session.Session
+	own selector.Policy
+
+	mu      sync.Mutex
+	p       *peer
+	b       *selector.Binding // nil: the policies of both ends contradict each other, see err
+	err     error
+	last    selector.Decision
+	moved   uint64        // bytes, when it last was looked at
+	changed chan struct{} // closed and replaced when last, b or the path changes
+}
+
+// bind tells the choice that the connection has a new link, to a process that p stands for.
+func (c *choice) bind(p *peer) {
+	name, addr, _ := c.s.Link()
+	if name == "" {
+		return // lost again
+	}
+	path := selector.Path{Substrate: name, Addr: addr}
+	now := time.Now()
+	_, theirs := c.s.PeerOffers()
+	peer, err := selector.ParsePolicy(theirs)
+	if err != nil {
+		peer = selector.Policy{} // words of a later version
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.p != p {
+		c.p, c.b = p, nil
+	}
+	if c.b == nil {
+		c.b, c.err = selector.NewBinding(now, path, true, c.own, peer)
+		if c.err != nil {
+			c.b = nil
+		}
+	} else {
+		c.b.Bound(now, path)
+	}
+	c.change()
+}
+
+// change wakes who waits for a decision. Under mu.
+func (c *choice) change() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// decide asks for a decision after a probe, and carries it out.
+func (c *choice) decide(t *selector.Table) {
+	c.mu.Lock()
+	if c.b == nil {
+		c.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	d := c.b.Decide(now, t, c.s.Sizes(), selector.RoundDone)
+	c.last = d
+	p := c.p
+	c.change()
+	c.mu.Unlock()
+	if d.Again > 0 && len(d.Candidates) > 0 {
+		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
+	}
+	if d.Action == selector.Switch {
+		p.e.log.Info("path chosen", "gid", c.s.GID(), "decision", d)
+		p.e.wg.Go(func() { c.move(p, d) }) // the caller is one of wg's
+	}
+}
+
+// move takes the connection to the path that was decided on.
+func (c *choice) move(p *peer, d selector.Decision) {
+	e := p.e
+	ctx, cancel := context.WithTimeout(e.ctx, moveTime)
+	defer cancel()
+	select {
+	case e.moving <- struct{}{}:
+		defer func() { <-e.moving }()
+	case <-ctx.Done():
+	}
+	link, a, err := e.openTo(ctx, p.proc, d.To, request{
+		kind: wire.KindResume, standby: true, gid: c.s.GID(), psk: resumePSK(c.s.Secret()), seal: e.cfg.Session.Seal, my: wire.Setup{Epoch: 1},
+	})
+	if err == nil {
+		gone := false
+		err = c.s.Move(d.To.String(), d.Cause.String(), func(my wire.Setup) (session.NewLink, error) {
+			gone = true
+			return e.goOver(ctx, d.To, link, a, my)
+		})
+		if !gone {
+			link.Close()
+		}
+	}
+	if err != nil {
+		e.log.Debug("not moved", "gid", c.s.GID(), "to", d.To, "err", err)
+		c.mu.Lock()
+		if c.b != nil {
+			c.b.Refused(time.Now(), d.To, err.Error())
+		}
+		c.change()
+		c.mu.Unlock()
+		p.wake()
+		return
+	}
+	e.count.moved.Add(1)
+}
+
+// order says which paths to try for a connection without a link, the best first: what the choice falls on, the others that work,
+// then the base paths given.
+func (c *choice) order(base []selector.Path) []selector.Path {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.b == nil {
+		return base
+	}
+	now := time.Now()
+	cur := c.b.Current()
+	if now.Sub(c.boundAt()) < youngLink {
+		c.p.table.Died(now, cur, "its link died young")
+	}
+	d := c.b.Decide(now, c.p.table, c.s.Sizes(), selector.LinkDied)
+	c.last = d
+	c.change()
+	var list []selector.Path
+	add := func(p selector.Path) {
+		for _, q := range list {
+			if p == q {
+				return
+			}
+		}
+		if p.Addr != "" && c.b.Policy().Allows(p.Substrate) {
+			list = append(list, p)
+		}
+	}
+	if d.Action != selector.Fail {
+		add(d.To)
+	}
+	for _, k := range d.Candidates {
+		if k.OK {
+			add(k.Path)
+		}
+	}
+	for _, p := range base {
+		add(p)
+	}
+	return list
+}
+
+// boundAt is since when the connection has been on its path. Under mu.
+func (c *choice) boundAt() time.Time {
+	h := c.b.History()
+	for i := len(h) - 1; i >= 0; i-- {
+		if h[i].Action == selector.Switch {
+			return h[i].At
+		}
+	}
+	return time.Time{}
+}
+
+// failed says that the connection could not be resumed over path. An answer of the peer's process is none of the path's fault.
+func (c *choice) failed(path selector.Path, err error) {
+	var r *session.RefusedError
+	if errors.As(err, &r) || errors.Is(err, context.Canceled) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.b == nil {
+		return
+	}
+	for _, k := range c.last.Candidates {
+		if k.Path == path && k.OK {
+			c.p.table.Died(time.Now(), path, err.Error())
+			c.b.Refused(time.Now(), path, err.Error())
+		}
+	}
+}
+
+// why says why there is no path to try.
+func (c *choice) why() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return fmt.Errorf("%w: %s", substrate.ErrConfig, c.last)
+}
+
+// offered is what a peer and this process can use together, and why not what they can't. Under p.mu.
+func (p *peer) offered() []selector.Offer {
+	e := p.e
+	prior := func(name string) substrate.Cost {
+		return substrate.Cost{RTT: priors[name], Source: substrate.SourcePrior}
+	}
+	var list []selector.Offer
+	add := func(path selector.Path, barred string) {
+		if barred == "" && !p.policy.Allows(path.Substrate) {
+			barred = "not admitted: policy " + p.policy.String()
+		}
+		list = append(list, selector.Offer{Path: path, Barred: barred, Prior: prior(path.Substrate)})
+	}
+	for _, a := range p.addrs {
+		add(e.basePath(a), "")
+	}
+	theirs := make(map[string]bool)
+	for _, o := range p.offers {
+		theirs[o.Substrate] = true
+		barred := ""
+		if e.subs[o.Substrate] == nil || o.Substrate == e.cfg.Substrate.Name() {
+			barred = "this process does not have it"
+		}
+		add(selector.Path{Substrate: o.Substrate, Addr: o.Addr}, barred)
+	}
+	for _, o := range e.cfg.Others {
+		if n := o.Substrate.Name(); !theirs[n] {
+			add(selector.Path{Substrate: n}, "the peer does not offer it")
+		}
+	}
+	return list
+}
+
+// choose starts the loop that measures and decides, unless it runs; a running one looks again at once.
+func (p *peer) choose() {
+	p.e.mu.Lock()
+	p.mu.Lock()
+	start := !p.choosing && !p.e.closed && len(p.choices) > 0
+	if start {
+		p.choosing = true
+		p.e.wg.Go(p.chooseLoop)
+	}
+	p.mu.Unlock()
+	p.e.mu.Unlock()
+	p.wake()
+}
+
+// wake makes the loop look again.
+func (p *peer) wake() {
+	select {
+	case p.again <- struct{}{}:
+	default:
+	}
+}
+
+func (p *peer) chooseLoop() {
+	e := p.e
+	for {
+		p.mu.Lock()
+		if len(p.choices) == 0 || e.ctx.Err() != nil {
+			p.choosing = false
+			p.mu.Unlock()
+			return
+		}
+		p.table.SetOffers(p.offered())
+		all := make([]*choice, 0, len(p.choices))
+		for _, c := range p.choices {
+			all = append(all, c)
+		}
+		p.mu.Unlock()
+
+		var inUse []selector.Path
+		busy := false
+		for _, c := range all {
+			path, moves := c.look()
+			inUse = append(inUse, path)
+			busy = busy || moves
+		}
+		now := time.Now()
+		wait := e.choiceInterval()
+		if busy {
+			r := p.table.Round(now, inUse...)
+			for _, path := range r.Paths {
+				m := e.probe(e.ctx, p.proc, path)
+				if e.ctx.Err() != nil {
+					break
+				}
+				m.Round = r.ID
+				p.table.Record(path, m)
+				for _, c := range all {
+					c.decide(p.table)
+				}
+			}
+			if next, ok := p.table.NextProbe(time.Now()); ok {
+				wait = max(time.Until(next), time.Millisecond)
+			}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-p.again:
+		case <-e.ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// choiceInterval is how often it is looked whether an idle connection still is.
+func (e *Endpoint) choiceInterval() time.Duration {
+	if e.cfg.Choice.Interval > 0 {
+		return e.cfg.Choice.Interval
+	}
+	return selector.DefaultInterval
+}
+
+// look returns the connection's path, and whether it is worth measuring: it is new, isn't where its policy wants it, or has moved
+// bytes since the last look.
+func (c *choice) look() (selector.Path, bool) {
+	moved := c.s.Moved()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.b == nil {
+		return selector.Path{}, false
+	}
+	busy := moved != c.moved || len(c.b.History()) == 0 || !c.b.Policy().Allows(c.b.Current().Substrate)
+	c.moved = moved
+	return c.b.Current(), busy
+}
+
+// AwaitPolicy waits until the connection is on a path that both ends' policies allow. It returns an error that matches
+// substrate.ErrConfig if it won't be, and says why.
+func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
+	e.mu.Lock()
+	var c *choice
+	if en := e.sessions[endOf(s)]; en != nil {
+		c = en.choice
+	}
+	e.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	for {
+		c.mu.Lock()
+		err := c.err
+		ok := c.b != nil && c.b.Policy().Allows(c.b.Current().Substrate)
+		failed := c.b != nil && c.last.Action == selector.Fail
+		last, changed := c.last, c.changed
+		c.mu.Unlock()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			return nil
+		case failed:
+			return fmt.Errorf("%w: %s", substrate.ErrConfig, last)
+		}
+		select {
+		case <-changed:
+		case <-s.Done():
+			return net.ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s (%w)", substrate.ErrConfig, last, context.Cause(ctx))
+		}
+	}
+}
+
+// Why is everything that is known about the choice of a connection's path.
+type Why struct {
+	Decisions []selector.Decision // the newest last; nil at the end that does not decide
+	Report    selector.Report
+	Err       error // the policies of both ends contradict each other
+}
+
+// Why returns the decisions that were made for s. It reports false if this end makes none: it has not dialled the connection.
+func (e *Endpoint) Why(s *session.Session) (Why, bool) {
+	e.mu.Lock()
+	var c *choice
+	if en := e.sessions[endOf(s)]; en != nil {
+		c = en.choice
+	}
+	e.mu.Unlock()
+	if c == nil {
+		return Why{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.b == nil {
+		return Why{Err: c.err}, true
+	}
+	return Why{Decisions: c.b.History(), Report: c.p.table.Report(time.Now(), c.b.Policy(), selector.WeightsOf(c.s.Sizes()), nil)}, true
+}
+
+// Remeasure has every path measured again soon: something has changed that may concern them.
+func (e *Endpoint) Remeasure(reason string) {
+	e.mu.Lock()
+	list := make([]*peer, 0, len(e.peers))
+	for _, p := range e.peers {
+		list = append(list, p)
+	}
+	e.mu.Unlock()
+	for _, p := range list {
+		p.table.Invalidate(time.Now(), reason)
+		p.wake()
+	}
+}

@@ -1,0 +1,28 @@
+// Package selector decides which path carries a connection: kernel TCP, reliable UDP, shared memory, RDMA. It is decision
+// logic and nothing else: no network, no goroutine, no clock. Its caller probes, rebinds, and passes the time in.
+//
+// The algorithm, in the order in which things happen to a connection:
+//
+//  1. It starts on the base path (TCP) and is usable at once. Candidates come from what both ends offer. An address is a
+//     candidate, never an answer: it counts when a probe has gone through it end to end (Open MPI's docker0 hangs: ompi #6377).
+//  2. The Table of a peer, shared by all connections to it, says which paths are due for a round of probes, remembers the
+//     results, and puts every path in a tier: pinned, healthy, suspect, rejected. A result loses weight with age and can't win
+//     after 30 s (tailscale #19407: a stale path that kept winning). A path that died is suspect until a later probe succeeds,
+//     and held down longer each time.
+//  3. A path costs T(n) = send overhead + RTT/2 + n*ns/byte for a message of n bytes (LogGP, Alexandrov et al. 1995). Its score
+//     is the mean of T over the sizes that this connection really writes, times (1 + 100*loss), plus twice the jitter.
+//  4. The Binding of a connection compares what was measured in one and the same round. It moves within the healthy tier only
+//     if the other path costs less than 0.8 of the current one, by more than 2 us and twice the noise of both, in 3 rounds
+//     running, and not within the hold-down of 1 s * 2^k after a switch (k: earlier switches in the last minute), nor back to a
+//     path that it left by choice within the last minute. Right after connect one solid round suffices, if the gain is more than
+//     twofold and five sigma.
+//  5. Tiers beat numbers: a path that dies or fails its probes is left at once, without hysteresis, for the best path measured
+//     in the last 30 s, else for the base path. A pin is honoured or fails loudly (NCCL #367: silent fall-back).
+//  6. One end of a connection decides and the other answers, with a reason if it refuses: a choice made by one end alone is how
+//     a peer comes to wait for ever (NCCL #234). Epochs tell a new proposal from an old one.
+//
+// Every decision keeps its numbers and a reason for every path that was not taken.
+//
+// The thresholds of Tailscale (1 %), iroh (5 ms) and pion (10 ms) are made for wide-area paths that differ by milliseconds;
+// within a cluster all substrates lie less than 1 ms apart, and message size matters as much as latency.
+package selector

@@ -1,0 +1,106 @@
+package selector
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Tier ranks paths before any number does.
+type Tier uint8
+
+// The tiers, worst first.
+const (
+	Rejected Tier = iota // can't be used, or was never seen to work
+	Suspect              // worked, but died, fails its probes, or was not measured lately
+	Healthy              // measured end to end, lately
+	Pinned               // healthy, and demanded by a policy
+)
+
+var tierNames = []string{"rejected", "suspect", "healthy", "pinned"}
+
+// String names the tier as it is shown to users.
+func (t Tier) String() string { return nameOf(tierNames, int(t), "tier") }
+
+// MarshalText writes the name.
+func (t Tier) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// An Action is what a decision tells the caller to do.
+type Action uint8
+
+// The actions.
+const (
+	Stay   Action = iota // nothing
+	Switch               // open Decision.To, move over, tell Bound or Refused
+	Refuse               // answer the peer's proposal with no, and the decision's reason
+	Fail                 // there is no path that the policy allows: tell the application
+)
+
+var actionNames = []string{"stay", "switch", "refuse", "fail"}
+
+// String names the action as it is shown to users.
+func (a Action) String() string { return nameOf(actionNames, int(a), "action") }
+
+// MarshalText writes the name.
+func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// A Cause says why a decision was taken.
+type Cause uint8
+
+// The causes of switches, then those of staying, refusing and failing.
+const (
+	CauseNone       Cause = iota
+	CauseInitial          // the first upgrade after connect
+	CauseFaster           // another path was faster in several rounds running
+	CausePathBack         // as faster: the path had been left because it died
+	CausePathDied         // the current path died
+	CauseSuspect          // the current path fails its probes
+	CauseStale            // the current path was not measured for long, another was
+	CausePreferred        // the policy prefers the other path
+	CausePinned           // this end's policy doesn't allow the current path
+	CausePeerPinned       // the peer's policy doesn't
+	CausePeerChose        // the deciding end proposed it
+
+	CauseBest       // the current path is the best
+	CauseSmallGain  // another one is better by less than 20 %
+	CauseNoise      // or by less than the noise
+	CauseConfirming // or not yet in enough rounds
+	CauseHoldDown   // the last switch was too short ago
+	CauseRound      // current and best path were not measured in the same round
+	CauseOnlyPath   // there is no other usable path
+	CauseInProgress // a switch is under way
+	CausePeerDecides
+	CauseThisEndDecides
+	CauseOldEpoch
+	CauseNotHere // the proposed path can't be used at this end
+	CausePinWaits
+	CausePinImpossible
+	CauseNoPath
+)
+
+var causeNames = []string{"none", "initial", "faster", "path_back", "path_died", "suspect", "stale", "preferred", "pinned",
+	"peer_pinned", "peer_chose", "best", "small_gain", "noise", "confirming", "hold_down", "round", "only_path",
+	"in_progress", "peer_decides", "this_end_decides", "old_epoch", "not_here", "pin_waits", "pin_impossible", "no_path"}
+
+// String is the name that logs and JSON show.
+func (c Cause) String() string { return nameOf(causeNames, int(c), "cause") }
+
+// MarshalText writes the name.
+func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+func nameOf(names []string, i int, kind string) string {
+	if i < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%s %d", kind, i)
+}
+
+// Micros is a duration that JSON shows as a number of microseconds.
+type Micros time.Duration
+
+// String is as in "53.1 us".
+func (m Micros) String() string { return fmt.Sprintf("%.1f us", m.us()) }
+
+// MarshalJSON writes microseconds, to the nanosecond.
+func (m Micros) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, "%.3f", m.us()), nil }
+
+func (m Micros) us() float64 { return float64(m) / 1e3 }

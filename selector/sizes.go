@@ -1,0 +1,90 @@
+package selector
+
+import "sync/atomic"
+
+// Buckets are the message sizes that stand for all others in a score. A message belongs to the one nearest on a logarithmic
+// scale.
+var Buckets = [...]int{64, 4 << 10, 64 << 10, 1 << 20}
+
+// The largest messages of all buckets but the last: geometric means of neighbours.
+const (
+	tiny  = 512
+	small = 16 << 10
+	large = 256 << 10
+)
+
+// Weights are the shares of the buckets in a connection's messages. They sum to 1.
+type Weights [len(Buckets)]float64
+
+// StartWeights is assumed of a connection that has not written yet.
+var StartWeights = Weights{.5, .3, .15, .05}
+
+// Sizes counts a connection's messages by size. The zero Sizes is ready. Add may be called at any time from any goroutine.
+type Sizes struct {
+	counts [len(Buckets)]atomic.Uint32
+}
+
+// Add counts a message of n bytes. It is one atomic addition: cheap enough for every Write.
+func (s *Sizes) Add(n int) {
+	b := 3
+	switch {
+	case n <= tiny:
+		b = 0
+	case n <= small:
+		b = 1
+	case n <= large:
+		b = 2
+	}
+	s.counts[b].Add(1)
+}
+
+// The memory of a mix, in messages: how many the start weights count for, and after how many the past has faded.
+const (
+	startMessages = 32
+	mixMemory     = 1024
+)
+
+// A mix turns the counts of Sizes into weights that follow what a connection has become: an exponentially weighted average
+// whose clock is the number of messages.
+type mix struct {
+	seen  [len(Buckets)]uint32
+	count [len(Buckets)]float64
+}
+
+// fold takes in what s has counted since the last time, and returns the weights. s may be nil.
+func (m *mix) fold(s *Sizes) Weights {
+	var sum float64
+	for b := range m.count {
+		if m.count == [len(Buckets)]float64{} {
+			for i, w := range StartWeights {
+				m.count[i] = w * startMessages
+			}
+		}
+		if s != nil {
+			now := s.counts[b].Load()
+			m.count[b] += float64(now - m.seen[b]) // the counter wraps around, and so does the difference
+			m.seen[b] = now
+		}
+		sum += m.count[b]
+	}
+	var w Weights
+	for b := range m.count {
+		w[b] = m.count[b] / sum
+		if sum > mixMemory {
+			m.count[b] = w[b] * mixMemory
+		}
+	}
+	return w
+}
+
+// WeightsOf returns the weights that a new Binding would use after what s has counted.
+func WeightsOf(s *Sizes) Weights { return new(mix).fold(s) }
+
+// Mean is the mean message size in bytes.
+func (w Weights) Mean() float64 {
+	var mean float64
+	for b, n := range Buckets {
+		mean += w[b] * float64(n)
+	}
+	return mean
+}
