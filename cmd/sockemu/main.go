@@ -25,7 +25,9 @@ type cli struct {
 
 	Demo    demoCmd    `cmd:"" help:"See a connection survive cuts, outages and the replacement of one of its processes."`
 	Pipe    pipeCmd    `cmd:"" help:"Copy standard input to a peer and back over a connection that doesn't break."`
+	Ls      lsCmd      `cmd:"" help:"List the live connections of this user's processes on this host."`
 	Bench   benchCmd   `cmd:"" help:"Measure ways to make a connection beside plain TCP."`
+	Netem   netemCmd   `cmd:"" help:"Put programs at the ends of a bad network: delay, loss, reordering, limits."`
 	Version versionCmd `cmd:"" help:"Print what this binary was built from."`
 
 	BenchServer benchServerCmd `cmd:"" hidden:""`

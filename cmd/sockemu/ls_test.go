@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/control"
+	"github.com/sockemu/sockemu/internal/rundir"
+)
+
+// lister is a process as ls sees it.
+type lister []control.Connection
+
+func (l lister) Process() control.Process          { return control.Process{Version: "v9", Connections: len(l)} }
+func (l lister) Connections() []control.Connection { return l }
+func (l lister) Why(string) (control.Why, error)   { return control.Why{}, control.ErrNoConnection }
+
+// runtimeDir gives the test, and what it starts, a runtime directory of its own, in a short path: the name of a socket has at
+// most 107 bytes (unix(7)).
+func runtimeDir(t *testing.T) string {
+	t.Helper()
+	base, err := os.MkdirTemp("", "ls")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(base) })
+	t.Setenv("XDG_RUNTIME_DIR", base)
+	d, err := rundir.Dir()
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return d
+}
+
+func serveControl(t *testing.T, conns ...control.Connection) {
+	t.Helper()
+	s, err := control.Serve(gid.NewProcessID(), lister(conns))
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+}
+
+func listed() control.Connection {
+	return control.Connection{
+		GID: "0123456789abcdef0123456789abcdef", Peer: "10.0.0.2:7000", Substrate: "shm", State: "up", RTT: 4200, BytesOut: 1500,
+		BytesIn: 3_000_000, Unacked: 12, LastEvent: "resumed\x1b[2J over shm", LastEventAt: time.Now().Add(-90 * time.Second),
+	}
+}
+
+func TestLs(t *testing.T) {
+	d := runtimeDir(t)
+	status, out, errs := output(t, "ls")
+	require.Equal(t, exitOK, status, errs)
+	require.Equal(t, "PID  GID  PEER  SUBSTRATE  STATE  RTT  SENT  RECEIVED  UNACKED  LAST EVENT\n", out)
+
+	serveControl(t, listed(), control.Connection{GID: "ff", State: "parked"})
+	for _, args := range [][]string{{"ls"}, {"ls", "--dir", d}} {
+		status, out, errs = output(t, args...)
+		require.Equal(t, exitOK, status, errs)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		require.Len(t, lines, 3)
+		require.Regexp(t, `^\d+ +01234567  10\.0\.0\.2:7000  shm        up      4\.2 us  1\.5 kB  3 MB      12 B     resumed\?\[2J over shm, 1m ago$`, lines[1])
+		require.Regexp(t, `^\d+ +ff        -              -          parked  -       0 B     0 B       0 B      -$`, lines[2])
+	}
+
+	status, out, errs = output(t, "ls", "--json")
+	require.Equal(t, exitOK, status, errs)
+	var l listing
+	require.NoError(t, json.Unmarshal([]byte(out), &l))
+	require.Equal(t, os.Getpid(), l.Processes[0].PID)
+	require.Equal(t, 2, l.Processes[0].Connections)
+	require.Len(t, l.Connections, 2)
+	require.Equal(t, os.Getpid(), l.Connections[0].PID)
+	require.Equal(t, l.Processes[0].Proc, l.Connections[0].Proc)
+	require.Equal(t, listed().GID, l.Connections[0].GID)
+	require.Empty(t, l.Silent)
+	for _, key := range []string{`"processes":[{`, `"connections":[{"pid":`, `"silent":[]`} {
+		require.Contains(t, out, key)
+	}
+}
+
+// TestLsSilentProcess: one that doesn't answer is in the list, and the exit status says that the list isn't complete.
+func TestLsSilentProcess(t *testing.T) {
+	d := runtimeDir(t)
+	serveControl(t, listed())
+	l, err := net.Listen("unix", filepath.Join(d, "4242-silent.ctl")) // nobody accepts, as when the process is stopped
+	require.NoError(t, err)
+	defer l.Close()
+	status, out, errs := output(t, "ls")
+	require.Equal(t, exitFailed, status)
+	require.Contains(t, out, "01234567")
+	require.Regexp(t, `(?m)^4242 .* no answer .* context deadline exceeded$`, out)
+	require.Contains(t, errs, "no answer from 1 of 2 processes: 4242")
+
+	status, out, _ = output(t, "ls", "--json")
+	require.Equal(t, exitFailed, status)
+	var got listing
+	require.NoError(t, json.Unmarshal([]byte(out), &got))
+	require.Equal(t, []silentProcess{{4242, "context deadline exceeded"}}, got.Silent)
+	require.Len(t, got.Connections, 1)
+}
+
+// TestLsWatch prints until it is interrupted, which is no failure.
+func TestLsWatch(t *testing.T) {
+	runtimeDir(t)
+	serveControl(t, listed())
+	cmd := program(t, "ls", "--watch", "--every", "10ms", "--json")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewReader(stdout)
+	for range 3 {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, listed().GID)
+	}
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	for err == nil {
+		_, err = lines.ReadString('\n')
+	}
+	require.NoError(t, cmd.Wait())
+}
+
+func TestLsUsage(t *testing.T) {
+	d := runtimeDir(t)
+	for _, args := range [][]string{{"ls", "--every", "1ns"}, {"ls", "--dir", d + "/missing"}, {"ls", "extra"}} {
+		status, _, errs := output(t, args...)
+		require.Equal(t, exitUsage, status, args)
+		require.Contains(t, errs, "sockemu: ")
+	}
+	require.NoError(t, os.Chmod(d, 0o777))
+	status, out, errs := output(t, "ls")
+	require.Equal(t, exitFailed, status)
+	require.Empty(t, out)
+	require.Contains(t, errs, "private directory")
+}
+
+func TestLsTexts(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "", 900: "0.9 us", 123456: "123 us", 45 * time.Millisecond: "45 ms", 1500 * time.Millisecond: "1.5 s"} {
+		require.Equal(t, want, rttText(d))
+	}
+	for d, want := range map[time.Duration]string{-1: "0s", 59 * time.Second: "59s", time.Hour - 1: "59m", 47 * time.Hour: "47h", 50 * time.Hour: "2d"} {
+		require.Equal(t, want, ageText(d))
+	}
+	var b bytes.Buffer
+	listing{Silent: []silentProcess{{7, "context deadline exceeded"}}}.table(&b, time.Now())
+	require.Regexp(t, `(?m)^7    -    -     -          no answer  -    -     -         -        context deadline exceeded$`, b.String())
+	require.Equal(t, "up", listedConnection{Connection: control.Connection{LastEvent: "up"}}.lastEvent(time.Now()))
+
+	_, err := listAll(context.Background(), t.TempDir())
+	require.NoError(t, err)
+}
