@@ -117,17 +117,17 @@ func splitPeer(s string) (host, port string) {
 	return strings.TrimSuffix(strings.ToLower(host), "."), port
 }
 
-// For returns the policy for a peer, which may be known by several names: as it was dialled ("db1:7000") and by its address
-// ("10.0.0.7:7000"). It is the policy of the first rule that matches any of them, or the zero Policy.
-func (rs Rules) For(peer ...string) Policy {
+// Find returns the policy for a peer, which may be known by several names: as it was dialled ("db1:7000") and by its address
+// ("10.0.0.7:7000"). It is the policy of the first rule that matches any of them; false if none does.
+func (rs Rules) Find(peer ...string) (Policy, bool) {
 	for _, r := range rs.rules {
 		for _, p := range peer {
 			if r.matches(p) {
-				return r.policy
+				return r.policy, true
 			}
 		}
 	}
-	return Policy{}
+	return Policy{}, false
 }
 
 func (r rule) matches(peer string) bool {

@@ -1,11 +1,16 @@
 package sockemu
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/sockemu/sockemu/internal/endpoint"
 	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
+	shm "github.com/sockemu/sockemu/substrate_shm"
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
 )
 
@@ -97,6 +102,19 @@ type Config struct {
 	AcceptPlain bool
 	PlainWait   time.Duration
 
+	// Substrates says what may carry the connections, in the words of selector.ParsePolicy: "auto" (what is measured decides, the
+	// default), "tcp" or "pin:shm,tcp" (one of these, or an error), "prefer:shm", "!shm". Every connection begins on TCP, with
+	// which it is usable at once, and moves as soon as a better path has been measured; a pinned one before Dial returns.
+	// The environment variable SOCKEMU_SUBSTRATE says it for programs that don't. Both ends' policies hold.
+	Substrates string
+	// Rules names a file with policies for single peers (selector.ParseRules), which go before Substrates. The environment
+	// variable SOCKEMU_RULES says it for programs that don't.
+	Rules string
+	// SHM tunes shared memory, which carries connections within a host.
+	SHM shm.Options
+	// Private keeps the endpoint out of `sockemu ls` and `sockemu probe why`: no control socket is opened.
+	Private bool
+
 	// TCP tunes the sockets.
 	TCP tcp.Options
 	// Logger gets one line per event in the life of a connection, never one per message. Nil discards.
@@ -120,9 +138,52 @@ func (c Config) session() session.Config {
 	}
 }
 
-func (c Config) endpoint() endpoint.Config {
+// Environment variables that stand in for fields of Config that are empty.
+const (
+	substrateVar = "SOCKEMU_SUBSTRATE"
+	rulesVar     = "SOCKEMU_RULES"
+)
+
+// policies returns what Substrates and Rules say about a peer that is known by addr.
+func (c Config) policies() (func(addr string) selector.Policy, error) {
+	text := cmp.Or(c.Substrates, os.Getenv(substrateVar))
+	general, err := selector.ParsePolicy(text)
+	if err == nil {
+		err = general.Check(substrates...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("substrates (Config.Substrates, %s): %w", substrateVar, err)
+	}
+	var rules selector.Rules
+	if name := cmp.Or(c.Rules, os.Getenv(rulesVar)); name != "" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("rules (Config.Rules, %s): %w", rulesVar, err)
+		}
+		defer f.Close()
+		if rules, err = selector.ParseRules(f); err != nil {
+			return nil, fmt.Errorf("rules in %s: %w", name, err)
+		}
+	}
+	return func(addr string) selector.Policy {
+		if p, ok := rules.Find(addr); ok {
+			return p
+		}
+		return general
+	}, nil
+}
+
+// substrates are the names that policies may use.
+var substrates = []string{"tcp", "shm"}
+
+func (c Config) endpoint() (endpoint.Config, error) {
+	policy, err := c.policies()
+	if err != nil {
+		return endpoint.Config{}, err
+	}
 	return endpoint.Config{
 		Session: c.session(), Substrate: tcp.New(c.TCP), ClusterKey: c.ClusterKey, HandshakeTimeout: c.HandshakeTimeout,
 		MaxHandshakes: c.MaxHandshakes, KeepAlive: c.KeepAlive, KeepAliveDead: c.KeepAliveDead, MemoryBudget: c.MemoryBudget,
-	}
+		Policy: policy, Others: []endpoint.Other{{Substrate: shm.New(c.SHM)}},
+	}, nil
 }

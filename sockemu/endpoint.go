@@ -10,8 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/control"
 	"github.com/sockemu/sockemu/internal/endpoint"
 	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 )
 
@@ -46,8 +48,11 @@ type RefusedError = session.RefusedError
 // Endpoint is a process's end of its connections: identity, control channels, configuration, memory budget. Most programs use the
 // Default one through the package's functions. Its methods are safe for concurrent use.
 type Endpoint struct {
-	cfg Config
-	e   *endpoint.Endpoint
+	cfg  Config
+	e    *endpoint.Endpoint
+	pins func(addr string) selector.Policy
+	open sync.Once       // the control socket
+	ctl  *control.Server // nil without one
 
 	mu    sync.Mutex
 	plain map[string]time.Time // addresses found not to speak sockemu, until when
@@ -71,13 +76,19 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.FallbackCache <= 0 {
 		cfg.FallbackCache = time.Minute
 	}
-	return &Endpoint{cfg: cfg, e: endpoint.New(cfg.endpoint()), plain: make(map[string]time.Time), speak: make(map[string]struct{})}, nil
+	ec, err := cfg.endpoint()
+	if err != nil {
+		return nil, &substrate.Error{Op: "configure", Substrate: "endpoint", Class: substrate.Config, Err: err}
+	}
+	return &Endpoint{
+		cfg: cfg, e: endpoint.New(ec), pins: ec.Policy, plain: make(map[string]time.Time), speak: make(map[string]struct{}),
+	}, nil
 }
 
 var defaultEndpoint = sync.OnceValue(func() *Endpoint {
 	e, err := NewEndpoint(Config{})
 	if err != nil {
-		panic("sockemu: " + err.Error()) // the zero Config is valid
+		panic("sockemu: " + err.Error()) // the zero Config is valid, but the environment may be not
 	}
 	return e
 })
@@ -99,7 +110,14 @@ func Listen(ctx context.Context, network, address string) (*Listener, error) {
 func Import(ctx context.Context, state []byte) (*Conn, error) { return Default().Import(ctx, state) }
 
 // Close ends every connection of the endpoint with a reset, frees its ports, and waits for its goroutines.
-func (e *Endpoint) Close() error { return e.e.Close() }
+func (e *Endpoint) Close() error {
+	err := e.e.Close()
+	e.open.Do(func() {}) // none is opened any more
+	if e.ctl != nil {
+		e.ctl.Close()
+	}
+	return err
+}
 
 // resolve checks the network and picks an address of the family it demands.
 func resolve(ctx context.Context, network, address string, listen bool) (string, error) {
@@ -152,13 +170,19 @@ func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, er
 	if err != nil {
 		return fail(err)
 	}
-	may := e.cfg.mayFallBack()
+	e.control()
+	pin := e.pins(target)
+	may := e.cfg.mayFallBack() && pin.Allows("tcp")
 	if may && e.knownPlain(address) {
 		return e.dialPlain(ctx, network, address, "known not to speak sockemu")
 	}
 	s, err := e.e.Dial(ctx, target, e.answerTimeout(address))
 	if err == nil {
 		e.remember(address)
+		if err := e.e.AwaitPolicy(ctx, s); err != nil {
+			s.Abort(net.ErrClosed, "the policy can't be met")
+			return fail(err)
+		}
 		return newConn(e, s), nil
 	}
 	if errors.Is(err, ErrNotSockemu) && may && !e.knownSpeaker(address) && ctx.Err() == nil {

@@ -16,6 +16,7 @@ type Stats struct {
 	Control       string        // where acknowledgements travel: "channel", "in-band", "none"
 	Links         uint64        // links used so far
 	Cuts          uint64        // links lost so far
+	Moves         uint64        // links given up for better ones
 	FailedDials   uint64        // attempts that brought no new link
 	Sent          uint64        // bytes written
 	Acked         uint64        // of them, the peer's end has
@@ -39,7 +40,7 @@ func (c *Conn) Stats() Stats {
 
 func statsOf(n session.Snapshot) Stats {
 	return Stats{
-		State: n.State, Substrate: n.Substrate, Mode: n.Mode, Control: n.Control, Links: n.Links, Cuts: n.Lost,
+		State: n.State, Substrate: n.Substrate, Mode: n.Mode, Control: n.Control, Links: n.Links, Cuts: n.Lost, Moves: n.Moved,
 		FailedDials: n.FailedDial, Sent: n.Sent, Acked: n.Acked, Received: n.Received, Unread: n.Unread,
 		Unacked: int(n.Sent - n.Acked), Replayed: n.Replayed, DownFor: n.DownFor, LongestOutage: n.MaxOutage,
 		Epoch: n.Epoch, PeerEpoch: n.PeerEpoch,
@@ -48,15 +49,21 @@ func statsOf(n session.Snapshot) Stats {
 
 // Explanation says how a connection is carried and why, and what has happened to it lately.
 type Explanation struct {
-	GID    string
-	Stats  Stats
-	Why    string // in plain words
-	Path   string // physical addresses of the current link
-	RTT    time.Duration
-	Peer   string // identity of the process at the other end
+	GID   string
+	Stats Stats
+	Why   string // in plain words
+	Path  string // physical addresses of the current link
+	RTT   time.Duration
+	Peer  string // identity of the process at the other end
+	// Choice says why this path carries the connection and none of the others, with the figures; "" at the end that doesn't decide
+	// (it was dialled) and if there is nothing to choose from.
+	Choice string
 	Events []string
 	Err    error
 }
+
+// carriers says in words what carries a connection.
+var carriers = map[string]string{"tcp": "kernel TCP", "shm": "shared memory"}
 
 // Explain says how the connection is carried and why, from the same state that the data path uses.
 func (c *Conn) Explain() Explanation {
@@ -72,6 +79,18 @@ func (c *Conn) Explain() Explanation {
 	for _, e := range n.Events {
 		x.Events = append(x.Events, e.At.Format("15:04:05.000")+" "+e.What)
 	}
+	if why, ok := c.e.e.Why(c.s); ok {
+		switch n := len(why.Decisions); {
+		case why.Err != nil:
+			x.Choice = why.Err.Error()
+		case n > 0:
+			x.Choice = why.Decisions[n-1].String()
+		}
+	}
+	by := carriers[n.Substrate]
+	if by == "" {
+		by = n.Substrate
+	}
 	switch {
 	case n.State == "parked":
 		x.Why = fmt.Sprintf("no link for %v; %d bytes are kept for replay", n.DownFor.Round(time.Millisecond), n.Sent-n.Acked)
@@ -81,14 +100,14 @@ func (c *Conn) Explain() Explanation {
 	case n.State == "ended" || n.State == "exported":
 		x.Why = n.State
 	case n.Mode == "sealed":
-		x.Why = "kernel TCP, encrypted; acknowledgements travel in the link"
+		x.Why = by + ", encrypted; acknowledgements travel in the link"
 	case n.Control == "in-band":
-		x.Why = "kernel TCP, framed: there is no second path to the peer's process (yet), so acknowledgements travel in the link. " +
+		x.Why = by + ", framed: there is no second path to the peer's process (yet), so acknowledgements travel in the link. " +
 			"If this lasts, a load balancer or relay leads other connections to another process"
 	case n.Control == "none":
-		x.Why = "kernel TCP, bare, but the control channel is lost and being re-established"
+		x.Why = by + ", bare, but the control channel is lost and being re-established"
 	default:
-		x.Why = "kernel TCP, bare application bytes; acknowledgements travel on the control channel"
+		x.Why = by + ", bare application bytes; acknowledgements travel on the control channel"
 	}
 	return x
 }
@@ -107,10 +126,13 @@ func (x Explanation) String() string {
 		}
 		b.WriteByte('\n')
 	}
+	if x.Choice != "" {
+		fmt.Fprintf(&b, "  choice  %s\n", x.Choice)
+	}
 	if x.GID != "" {
 		s := x.Stats
 		fmt.Fprintf(&b, "  bytes   %d sent (%d unacknowledged), %d received (%d unread), %d replayed\n", s.Sent, s.Unacked, s.Received, s.Unread, s.Replayed)
-		fmt.Fprintf(&b, "  links   %d used, %d lost, longest outage %v\n", s.Links, s.Cuts, s.LongestOutage.Round(time.Millisecond))
+		fmt.Fprintf(&b, "  links   %d used, %d lost, %d given up for better ones, longest outage %v\n", s.Links, s.Cuts, s.Moves, s.LongestOutage.Round(time.Millisecond))
 		fmt.Fprintf(&b, "  moves   this end %d, other end %d (process %s)\n", s.Epoch-1, s.PeerEpoch-1, x.Peer)
 	}
 	if x.Err != nil {

@@ -25,6 +25,7 @@ func (e *Endpoint) Listen(ctx context.Context, network, address string) (*Listen
 	if err != nil {
 		return fail(err)
 	}
+	e.control()
 	l, err := e.e.Listen(ctx, target, endpoint.Plain{Accept: e.cfg.AcceptPlain, Wait: e.cfg.PlainWait})
 	if err != nil {
 		return fail(err)

@@ -10,22 +10,23 @@ import (
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
 )
 
-// thin returns the library, over kernel TCP, as something to measure. Its endpoint is made when it is first used, for its
-// configuration depends on the run's.
-func thin() bench.Transport {
+// thin returns the library, over one substrate or, with "auto", the one that it chooses, as something to measure. Its endpoint
+// is made when it is first used, for its configuration depends on the run's.
+func thin(substrates string) bench.Transport {
 	var once sync.Once
 	var e *sockemu.Endpoint
 	var err error
 	endpoint := func(ctx context.Context) (*sockemu.Endpoint, error) {
 		once.Do(func() {
 			e, err = sockemu.NewEndpoint(sockemu.Config{
-				Fallback: sockemu.FallbackForbid, // else plain TCP might be measured under the name of thin
-				TCP:      tcp.Options{Congestion: bench.Congestion(ctx)},
+				Substrates: substrates,
+				Fallback:   sockemu.FallbackForbid, // else plain TCP might be measured under the name of thin
+				TCP:        tcp.Options{Congestion: bench.Congestion(ctx)},
 			})
 		})
 		return e, err
 	}
-	return bench.Via("thin", "tcp",
+	return bench.Via("thin", substrates,
 		func(ctx context.Context, network, address string) (net.Conn, error) {
 			e, err := endpoint(ctx)
 			if err != nil {

@@ -6,6 +6,8 @@ import "github.com/sockemu/sockemu/bench"
 func transports() bench.Registry {
 	return bench.Registry{
 		bench.Raw(),
-		thin(),
+		thin("tcp"),
+		thin("shm"),
+		thin("auto"),
 	}
 }

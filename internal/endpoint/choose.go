@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/inventory"
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
@@ -41,6 +42,17 @@ type choice struct {
 	last    selector.Decision
 	moved   uint64        // bytes, when it last was looked at
 	changed chan struct{} // closed and replaced when last, b or the path changes
+}
+
+// chooses reports whether there can be a choice of paths to the peer at addr.
+func (e *Endpoint) chooses(addr string) bool {
+	p := e.policy(addr)
+	for _, o := range e.cfg.Others {
+		if p.Allows(o.Substrate.Name()) {
+			return true
+		}
+	}
+	return !p.Allows(e.cfg.Substrate.Name())
 }
 
 // bind tells the choice that the connection has a new link, to a process that p stands for.
@@ -256,6 +268,10 @@ func (p *peer) choose() {
 	p.e.mu.Lock()
 	p.mu.Lock()
 	start := !p.choosing && !p.e.closed && len(p.choices) > 0
+	if start && !p.e.watching && !p.e.cfg.NoWatch {
+		p.e.watching = true
+		p.e.wg.Go(p.e.watch)
+	}
 	if start {
 		p.choosing = true
 		p.e.wg.Go(p.chooseLoop)
@@ -263,6 +279,18 @@ func (p *peer) choose() {
 	p.mu.Unlock()
 	p.e.mu.Unlock()
 	p.wake()
+}
+
+// watch has the paths measured again when the host's interfaces, addresses or routes change.
+func (e *Endpoint) watch() {
+	err := inventory.Watch(e.ctx, func(ev inventory.Event) {
+		if len(ev.Changes) > 0 {
+			e.Remeasure(ev.Changes[0].Text)
+		}
+	})
+	if err != nil {
+		e.log.Debug("changes of the network are not noticed", "err", err)
+	}
 }
 
 // wake makes the loop look again.
@@ -309,6 +337,11 @@ func (p *peer) chooseLoop() {
 				p.table.Record(path, m)
 				for _, c := range all {
 					c.decide(p.table)
+				}
+			}
+			if len(r.Paths) == 0 {
+				for _, c := range all {
+					c.decide(p.table) // a pin that can't be had must fail also if there is nothing to measure
 				}
 			}
 			if next, ok := p.table.NextProbe(time.Now()); ok {

@@ -48,6 +48,8 @@ type Config struct {
 	MemoryBudget int64
 	// Remember is how long an ended connection still answers its peer. Default 30 s.
 	Remember time.Duration
+	// NoWatch leaves changes of the host's interfaces, addresses and routes unnoticed until the next probes.
+	NoWatch bool
 	// NoSharing keeps the endpoint from sharing pages of memory with processes on the same host.
 	NoSharing bool
 }
@@ -119,6 +121,7 @@ type Endpoint struct {
 	links     map[substrate.Link]struct{} // in handshake
 	sides     []*Listener                 // of the other substrates; nil before the first Listen
 	barred    map[string]string           // substrates that can't be listened on, and why
+	watching  bool                        // changes of the host's network
 	closed    bool
 
 	count counts

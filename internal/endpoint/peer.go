@@ -67,7 +67,7 @@ func (e *Endpoint) Bound(s *session.Session) {
 	en.peer = p
 	home := en.home
 	// The end that dialled decides; and that only if there is something to choose from.
-	if en.choice == nil && s.Initiator() && (len(e.cfg.Others) > 0 || e.policy(home).Required()) {
+	if en.choice == nil && s.Initiator() && e.chooses(home) {
 		en.choice = &choice{s: s, own: e.policy(home), changed: make(chan struct{})}
 	}
 	c := en.choice

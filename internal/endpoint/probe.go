@@ -65,7 +65,7 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 		}
 	}
 	slices.Sort(rtts)
-	median := rtts[len(rtts)/2]
+	median := max(rtts[len(rtts)/2], 1) // 0 would be unknown
 	var off time.Duration
 	for _, d := range rtts {
 		off += (d - median).Abs()

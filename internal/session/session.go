@@ -65,7 +65,7 @@ type Session struct {
 	opened    time.Time
 
 	// Send side.
-	wr       lane          // one Write at a time
+	wr       lane // one Write at a time
 	sizes    selector.Sizes
 	tx       lane          // one sender on the link at a time: a Write or the pump
 	streak   int           // Writes since the last Read; guarded by wr

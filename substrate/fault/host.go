@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"sync"
@@ -24,7 +25,7 @@ type Host struct {
 var _ substrate.Substrate = (*Host)(nil)
 
 // Name returns "fault".
-func (h *Host) Name() string { return name }
+func (h *Host) Name() string { return cmp.Or(h.net.cfg.Name, name) }
 
 // Caps says what the Config of the network says.
 func (h *Host) Caps() substrate.Caps { return substrate.Caps{Retains: h.net.cfg.Retains} }

@@ -26,26 +26,48 @@ func (l *Link) wrap() substrate.Link {
 
 func (l *Link) own() *Link { return l }
 
+// keepPiece bounds what is kept before it is known whether the link takes it.
+const keepPiece = 64 << 10
+
 // Send: see Link.Send.
 func (k *keeper) Send(off uint64, bufs [][]byte) (int, error) {
+	total := 0
+	for _, b := range bufs {
+		for len(b) > 0 {
+			p := b[:min(len(b), keepPiece)]
+			k.keep(p)
+			n, err := k.Link.Send(off, [][]byte{p})
+			k.unkeep(len(p) - n)
+			total += n
+			if err != nil {
+				return total, err
+			}
+			b = b[n:]
+			if off != substrate.Unkept {
+				off += uint64(n)
+			}
+		}
+	}
+	if total == 0 {
+		return k.Link.Send(off, nil) // says whether the link still lives
+	}
+	return total, nil
+}
+
+func (k *keeper) keep(p []byte) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	if done := k.Taken() - k.start; done > 0 {
 		k.bytes = append(k.bytes[:0], k.bytes[done:]...)
 		k.start += done
 	}
-	for _, b := range bufs {
-		k.bytes = append(k.bytes, b...)
-	}
-	k.mu.Unlock()
-	n, err := k.Link.Send(off, bufs)
+	k.bytes = append(k.bytes, p...)
+}
+
+func (k *keeper) unkeep(n int) {
 	k.mu.Lock()
-	total := 0
-	for _, b := range bufs {
-		total += len(b)
-	}
-	k.bytes = k.bytes[:len(k.bytes)-(total-n)]
-	k.mu.Unlock()
-	return n, err
+	defer k.mu.Unlock()
+	k.bytes = k.bytes[:len(k.bytes)-n]
 }
 
 // Taken is the position up to which the peer has received.

@@ -25,6 +25,8 @@ var (
 
 // Config is what a Network is made from. The zero value is good.
 type Config struct {
+	// Name is what its substrate is called; default "fault".
+	Name string
 	// Seed decides everything that happens by chance.
 	Seed uint64
 	// Buffer is how many bytes one direction of a link holds between Send and Recv, like a socket buffer; default 64 KiB.

@@ -1,0 +1,31 @@
+package shm
+
+// Taken is the peer's cursor, as far as it makes sense.
+func (l *link) Taken() uint64 {
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
+	if l.mem != nil {
+		if head := l.out.shared.head.Load(); head-l.taken <= l.out.sent.Load()-l.taken {
+			l.taken = head
+		}
+	}
+	return l.taken
+}
+
+// Kept returns what is in the ring from position from on. The peer may go on to receive meanwhile: only Send overwrites.
+func (l *link) Kept(from uint64) [][]byte {
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
+	sent, size := l.out.sent.Load(), uint64(len(l.out.buf))
+	if l.mem == nil || sent-from > size || sent == from {
+		return nil
+	}
+	a, b := from&(size-1), sent&(size-1)
+	if a < b {
+		return [][]byte{l.out.buf[a:b]}
+	}
+	if b == 0 {
+		return [][]byte{l.out.buf[a:]}
+	}
+	return [][]byte{l.out.buf[a:], l.out.buf[:b]}
+}
