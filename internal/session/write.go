@@ -71,11 +71,8 @@ func (s *Session) write(p []byte) (int, error) {
 			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
 			s.tx.unlock()
 			done += n
-			var lied *liedError
-			if errors.As(err, &lied) {
-				s.fail(ErrProtocol, lied.Error())
-			} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-				s.lost(b, err)
+			if err != nil {
+				s.sendFailed(b, err)
 			}
 		default:
 			n := min(len(p)-done, room, sendPiece)
@@ -117,10 +114,19 @@ func (s *Session) sendInline(b *binding) bool {
 	err := s.sendSome(b)
 	done := err == nil && s.next.Load() == s.sent.Load()
 	s.tx.unlock()
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		s.lost(b, err)
+	if err != nil {
+		s.sendFailed(b, err)
 	}
 	return done
+}
+
+// sendFailed acts on an error of Send. The caller holds no lane but wr.
+func (s *Session) sendFailed(b *binding, err error) {
+	if lied, ok := err.(*liedError); ok {
+		s.fail(ErrProtocol, lied.Error())
+	} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.lost(b, err)
+	}
 }
 
 // bursting reports whether this Write is one of many in quick succession. The caller holds wr.

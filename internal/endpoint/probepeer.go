@@ -1,0 +1,78 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// A Prober measures every path to one peer, without a connection to it. It is not safe for concurrent use.
+type Prober struct {
+	e     *Endpoint
+	addr  string
+	own   selector.Policy
+	peer  *peer
+	found bool
+	both  selector.Policy // what both ends ask
+}
+
+// NewProber returns a Prober for the process that listens at addr.
+func (e *Endpoint) NewProber(addr string) *Prober {
+	own := e.policy(addr)
+	return &Prober{e: e, addr: addr, own: own, both: own, peer: &peer{
+		e: e, policy: own, addrs: []string{addr}, table: selector.NewTable(addr, e.choiceConfig()),
+	}}
+}
+
+// Peer returns the identity of the process that answered; zero if none has.
+func (p *Prober) Peer() gid.ProcessID { return p.peer.proc }
+
+// Probe asks the peer what it offers and measures all of it, as the choice for a connection does. It returns an error if the
+// peer can't be reached over the base substrate at all, with the same classes as Dial: substrate.ErrRefused, ErrPathDown,
+// ErrConfig, ErrNotSockemu, *session.RefusedError.
+func (p *Prober) Probe(ctx context.Context) error {
+	ctx, cancel := p.e.bound(ctx)
+	defer cancel()
+	q := request{kind: wire.KindProbe, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0, answer: probeTime}
+	link, got, _, err := p.e.open(ctx, p.e.basePath(p.addr), q)
+	if err != nil {
+		return err
+	}
+	link.Close()
+	if p.found && got.Proc != p.peer.proc {
+		p.peer.table.Invalidate(time.Now(), "another process answers")
+	}
+	p.found, p.peer.proc, p.peer.offers = true, got.Proc, got.Offers
+	theirs, err := selector.ParsePolicy(got.Policy)
+	if err != nil {
+		theirs = selector.Policy{}
+	}
+	if p.both, err = selector.Merge(p.own, theirs); err != nil {
+		return err
+	}
+	p.peer.table.SetOffers(p.peer.offered())
+	p.peer.table.Invalidate(time.Now(), "asked for")
+	r := p.peer.table.Round(time.Now())
+	for _, path := range r.Paths {
+		m := p.e.probe(ctx, p.peer.proc, path)
+		if ctx.Err() != nil {
+			return fmt.Errorf("probing %s: %w", path, context.Cause(ctx))
+		}
+		m.Round = r.ID
+		p.peer.table.Record(path, m)
+	}
+	if len(r.Paths) == 0 {
+		return errors.New("there is nothing to measure")
+	}
+	return nil
+}
+
+// Report is what is known after Probe, for connections with messages of the given sizes.
+func (p *Prober) Report(w selector.Weights, curve []int) selector.Report {
+	return p.peer.table.Report(time.Now(), p.both, w, curve)
+}
