@@ -1,7 +1,6 @@
 package selector
 
 import (
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -57,7 +56,6 @@ type Binding struct {
 	leadRound uint64 // the newest of them
 
 	refused []refusal
-	epoch   uint64
 	mix     mix
 	history []Decision
 }
@@ -160,48 +158,10 @@ func (b *Binding) Decide(now time.Time, t *Table, sizes *Sizes, event Event) Dec
 	}
 	if d.Action == Switch {
 		explainLosers(cs, d.To)
-		b.epoch++
 		b.target, b.cause = d.To, d.Cause
 		if d.Cause == CausePathDied || d.Cause == CauseSuspect {
 			b.lost = b.current
 		}
-	}
-	d.Epoch = b.epoch
-	b.remember(d)
-	return d
-}
-
-// A Proposal is what the deciding end sends to the other: go over to this substrate. The epoch tells it from older ones.
-type Proposal struct {
-	Substrate string
-	Epoch     uint64
-}
-
-// Answer says whether this end takes part in what the peer proposes: Switch or Refuse, with the reason that goes back to
-// the peer. The end that decides refuses every proposal, so that the two ends can never wait for each other on different
-// paths. Decision.To is this end's own path to the peer over that substrate. Table.SetOffers must have been called at both ends.
-func (b *Binding) Answer(now time.Time, t *Table, p Proposal) Decision {
-	p.Substrate = tidy(p.Substrate)
-	cs := t.Candidates(now, b.mix.fold(nil), b.policy)
-	d := Decision{At: now, Peer: t.peer, Action: Refuse, From: b.current, To: Path{Substrate: p.Substrate}, Epoch: p.Epoch, Candidates: cs}
-	i := slices.IndexFunc(cs, func(c Candidate) bool { return c.Substrate == p.Substrate })
-	if i >= 0 {
-		d.To = cs[i].Path // the best of them
-	}
-	switch why := b.policy.objection(p.Substrate); {
-	case b.decides:
-		d.Cause, d.Note = CauseThisEndDecides, "the other end decides for this connection"
-	case p.Epoch <= b.epoch:
-		d.Cause, d.Note = CauseOldEpoch, fmt.Sprintf("epoch %d is not above %d", p.Epoch, b.epoch)
-	case why != "":
-		d.Cause, d.Note = CauseNotHere, why
-	case i < 0:
-		d.Cause, d.Note = CauseNotHere, "this end knows no such path to its peer"
-	case cs[i].cond == barred && !slices.ContainsFunc(cs, func(c Candidate) bool { return c.Substrate == p.Substrate && c.cond != barred }):
-		d.Cause, d.Note = CauseNotHere, cs[i].Reason
-	default:
-		b.epoch = p.Epoch
-		d.Action, d.Cause = Switch, CausePeerChose
 	}
 	b.remember(d)
 	return d

@@ -25,9 +25,8 @@ type Decision struct {
 	Gain      Micros `json:"gain_us"`
 	Noise     Micros `json:"noise_us"`
 
-	Leads   int    `json:"leads,omitempty"`   // rounds running in which the other path was clearly better
-	Epoch   uint64 `json:"epoch"`             // grows with every switch
-	Repeats int    `json:"repeats,omitempty"` // how often the same was decided since, without a change
+	Leads   int `json:"leads,omitempty"`   // rounds running in which the other path was clearly better
+	Repeats int `json:"repeats,omitempty"` // how often the same was decided since, without a change
 
 	// Again, if not zero, asks for another round so soon (Table.Hasten): a lead waits for confirmation.
 	Again time.Duration `json:"-"`
@@ -90,8 +89,6 @@ func (d Decision) String() string {
 	switch d.Action {
 	case Switch:
 		fmt.Fprintf(&s, "%s -> %s (%s): %s", from, to, d.Peer, d.why())
-	case Refuse:
-		fmt.Fprintf(&s, "refuses %s (%s): %s", to, d.Peer, d.why())
 	case Fail:
 		fmt.Fprintf(&s, "no path (%s): %s", d.Peer, d.why())
 	default:
@@ -142,8 +139,6 @@ func (d *Decision) why() string {
 		return "this end's policy" + d.noted()
 	case CausePeerPinned:
 		return "the peer's policy" + d.noted()
-	case CausePeerChose:
-		return fmt.Sprintf("the peer decided so (epoch %d)", d.Epoch)
 	case CauseBest:
 		return "it is the best"
 	case CauseSmallGain:
@@ -169,7 +164,7 @@ func (d *Decision) why() string {
 	case CauseNoPath:
 		return "no candidate works" + d.noted()
 	}
-	return d.Note // refusals carry their reason whole
+	return d.Note
 }
 
 func (d *Decision) faster() string {

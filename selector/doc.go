@@ -18,8 +18,9 @@
 //     twofold and five sigma.
 //  5. Tiers beat numbers: a path that dies or fails its probes is left at once, without hysteresis, for the best path measured
 //     in the last 30 s, else for the base path. A pin is honoured or fails loudly (NCCL #367: silent fall-back).
-//  6. One end of a connection decides and the other answers, with a reason if it refuses: a choice made by one end alone is how
-//     a peer comes to wait for ever (NCCL #234). Epochs tell a new proposal from an old one.
+//  6. One end of a connection decides. It moves the connection only over a link on which both processes have proved themselves:
+//     a choice made by one end alone is how a peer comes to wait for ever (NCCL #234). Link numbers, which only rise, tell a
+//     new move from an old one.
 //
 // Every decision keeps its numbers and a reason for every path that was not taken.
 //

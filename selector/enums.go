@@ -31,11 +31,10 @@ type Action uint8
 const (
 	Stay   Action = iota // nothing
 	Switch               // open Decision.To, move over, tell Bound or Refused
-	Refuse               // answer the peer's proposal with no, and the decision's reason
 	Fail                 // there is no path that the policy allows: tell the application
 )
 
-var actionNames = []string{"stay", "switch", "refuse", "fail"}
+var actionNames = []string{"stay", "switch", "fail"}
 
 // String names the action as it is shown to users.
 func (a Action) String() string { return nameOf(actionNames, int(a), "action") }
@@ -58,7 +57,6 @@ const (
 	CausePreferred        // the policy prefers the other path
 	CausePinned           // this end's policy doesn't allow the current path
 	CausePeerPinned       // the peer's policy doesn't
-	CausePeerChose        // the deciding end proposed it
 
 	CauseBest       // the current path is the best
 	CauseSmallGain  // another one is better by less than 20 %
@@ -69,17 +67,14 @@ const (
 	CauseOnlyPath   // there is no other usable path
 	CauseInProgress // a switch is under way
 	CausePeerDecides
-	CauseThisEndDecides
-	CauseOldEpoch
-	CauseNotHere // the proposed path can't be used at this end
 	CausePinWaits
 	CausePinImpossible
 	CauseNoPath
 )
 
 var causeNames = []string{"none", "initial", "faster", "path_back", "path_died", "suspect", "stale", "preferred", "pinned",
-	"peer_pinned", "peer_chose", "best", "small_gain", "noise", "confirming", "hold_down", "round", "only_path",
-	"in_progress", "peer_decides", "this_end_decides", "old_epoch", "not_here", "pin_waits", "pin_impossible", "no_path"}
+	"peer_pinned", "best", "small_gain", "noise", "confirming", "hold_down", "round", "only_path",
+	"in_progress", "peer_decides", "pin_waits", "pin_impossible", "no_path"}
 
 // String is the name that logs and JSON show.
 func (c Cause) String() string { return nameOf(causeNames, int(c), "cause") }

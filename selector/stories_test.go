@@ -1,7 +1,6 @@
 package selector
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -347,31 +346,10 @@ func TestOnlyOneEndDecides(t *testing.T) {
 	require.Equal(t, Switch, wish.Action)
 	require.Equal(t, CauseInProgress, deciding.b.Decide(deciding.now, deciding.table, nil, RoundDone).Cause)
 
-	a := other.b.Answer(other.now, other.table, Proposal{"shm", wish.Epoch})
-	require.Equal(t, Refuse, a.Action)
-	require.Equal(t, "refuses shm (10.0.0.7:7000): not the same host", a.String())
-
-	deciding.b.Refused(deciding.now, wish.To, a.Note)
+	deciding.b.Refused(deciding.now, wish.To, "not the same host")
 	d = deciding.b.Decide(deciding.now, deciding.table, nil, RoundDone)
 	require.Equal(t, Stay, d.Action)
 	require.Contains(t, d.String(), "refused: not the same host")
-
-	mine := deciding.b.Answer(deciding.now, deciding.table, Proposal{"shm", 99})
-	require.Equal(t, CauseThisEndDecides, mine.Cause)
-	require.Contains(t, mine.String(), "the other end decides")
-}
-
-func TestAnswer(t *testing.T) {
-	l := newLab(t, offer(tcp, shm)...)
-	b, err := NewBinding(l.now, tcp, false, Policy{Deny: []string{"udp"}}, Policy{})
-	require.NoError(t, err)
-	ok := b.Answer(l.now, l.table, Proposal{"shm", 1})
-	require.Equal(t, Switch, ok.Action)
-	require.Equal(t, shm, ok.To)
-	require.Equal(t, "tcp -> shm (10.0.0.7:7000): the peer decided so (epoch 1); rejected: ", ok.String()+"; rejected: ")
-	require.Equal(t, CauseOldEpoch, b.Answer(l.now, l.table, Proposal{"tcp", 1}).Cause)
-	require.Contains(t, b.Answer(l.now, l.table, Proposal{"carrier\npigeon", 2}).String(), "refuses carrier?pigeon (10.0.0.7:7000): this end knows no such path")
-	require.Equal(t, "refuses udp (10.0.0.7:7000): denied by policy", strings.SplitN(b.Answer(l.now, l.table, Proposal{"udp", 2}).String(), ";", 2)[0])
 }
 
 func TestRefusalBacksOffAndOthersGoOn(t *testing.T) {

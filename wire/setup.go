@@ -108,6 +108,7 @@ const (
 	StatusFormat     Status = 8  // malformed message
 	StatusOvertaken  Status = 10 // that link number was used already: try a higher one
 	StatusPolicy     Status = 9  // refused by configuration (encryption demanded on one side only)
+	StatusPath       Status = 11 // not over this substrate: try another one
 )
 
 // String says what a refusal means, for errors.
@@ -133,6 +134,8 @@ func (s Status) String() string {
 		return "not accepting new connections"
 	case StatusFormat:
 		return "malformed message"
+	case StatusPath:
+		return "this substrate is not admitted there"
 	case StatusPolicy:
 		return "security policies differ (is encryption or a cluster key demanded on one side only?)"
 	}

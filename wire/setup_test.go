@@ -260,7 +260,7 @@ func drawID(t *rapid.T) (g gid.GID) {
 // TestStrings: every value has a text, and unknown ones show their number.
 func TestStrings(t *testing.T) {
 	seen := map[string]Status{}
-	for s := StatusOK; s <= StatusOvertaken; s++ {
+	for s := StatusOK; s <= StatusPath; s++ {
 		require.NotContains(t, s.String(), "status ")
 		require.NotContains(t, seen, s.String())
 		seen[s.String()] = s

@@ -453,7 +453,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 		}
 		var r *session.RefusedError
 		switch {
-		case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy:
+		case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy && r.Status != wire.StatusPath:
 			return nl, err // the holder itself has spoken
 		case r != nil:
 			refused = err

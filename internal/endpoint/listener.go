@@ -399,7 +399,7 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		return
 	}
 	if !e.policy(link.RemoteAddr().String()).Allows(l.sub.Name()) {
-		l.turnAway(link, wire.StatusPolicy, fmt.Errorf("%s is not admitted here", l.sub.Name()))
+		l.turnAway(link, wire.StatusPath, fmt.Errorf("%s is not admitted here", l.sub.Name()))
 		return
 	}
 	if h.Flags&wire.HelloStandby != 0 {
