@@ -79,7 +79,7 @@ var rules = []rule{
 	},
 	{
 		from: []string{"./..."}, except: []string{"./cmd/...", "./bench/...", "./internal/..."},
-		to: []string{"./internal/relay/...", "testing", "github.com/stretchr/testify/..."}, deep: true,
+		to: []string{"./internal/relay/...", "./internal/netem/...", "testing", "github.com/stretchr/testify/..."}, deep: true,
 		reason: "helpers of tests and of the demo stay out of programs that use the library",
 	},
 }

@@ -7,11 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/rundir"
 	"github.com/sockemu/sockemu/internal/sys"
 )
 
@@ -21,28 +20,11 @@ const TokenSize = 32
 // meetTimeout bounds a meeting.
 const meetTimeout = 2 * time.Second
 
-// dir returns the directory where the processes of one user meet, made with access for that user alone.
-func dir() (string, error) {
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	if base == "" {
-		base = os.TempDir()
-	}
-	d := filepath.Join(base, fmt.Sprintf("sockemu-%d", os.Getuid()))
-	if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	st, err := os.Lstat(d)
-	if err != nil {
-		return "", err
-	}
-	if !st.IsDir() || st.Mode().Perm()&0o077 != 0 || !sys.OwnedByUs(st) {
-		return "", fmt.Errorf("%s is not this user's private directory", d)
-	}
-	return d, nil
-}
+// suffix of the sockets.
+const suffix = ".ack"
 
 func path(d string, proc gid.ProcessID) string {
-	return filepath.Join(d, gid.GID(proc).String()+".ack")
+	return filepath.Join(d, gid.GID(proc).String()+suffix)
 }
 
 // ErrToken: the process does not know the channel (yet).
@@ -57,11 +39,11 @@ type Host struct {
 // Listen opens the meeting place of process proc. take is called for each page that comes, in a goroutine of its own, with
 // the token that the other process sent; it returns false if the token is unknown.
 func Listen(proc gid.ProcessID, take func(token [TokenSize]byte, p *Page) bool) (*Host, error) {
-	d, err := dir()
+	d, err := rundir.Dir()
 	if err != nil {
 		return nil, err
 	}
-	sweep(d)
+	rundir.Sweep(d, suffix)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path(d, proc), Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -69,26 +51,6 @@ func Listen(proc gid.ProcessID, take func(token [TokenSize]byte, p *Page) bool) 
 	h := &Host{l: l, done: make(chan struct{})}
 	go h.loop(take)
 	return h, nil
-}
-
-// sweep removes the sockets that killed processes have left behind.
-func sweep(d string) {
-	names, err := os.ReadDir(d)
-	if err != nil {
-		return
-	}
-	for _, n := range names {
-		if !strings.HasSuffix(n.Name(), ".ack") {
-			continue
-		}
-		p := filepath.Join(d, n.Name())
-		c, err := net.DialTimeout("unix", p, 100*time.Millisecond)
-		if err == nil {
-			c.Close()
-		} else if errors.Is(err, syscall.ECONNREFUSED) {
-			os.Remove(p)
-		}
-	}
 }
 
 func (h *Host) loop(take func([TokenSize]byte, *Page) bool) {
@@ -131,7 +93,7 @@ func (h *Host) Close() error {
 
 // Offer makes a page and hands it to process proc, if that runs on this host under the same user.
 func Offer(ctx context.Context, proc gid.ProcessID, token [TokenSize]byte) (*Page, error) {
-	d, err := dir()
+	d, err := rundir.Dir()
 	if err != nil {
 		return nil, err
 	}

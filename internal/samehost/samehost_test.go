@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/rundir"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -87,33 +88,6 @@ func TestNobodyThere(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestSweep: what a killed process has left behind goes when the next one starts; a directory that others can write to is refused.
-func TestSweep(t *testing.T) {
-	base := t.TempDir()
-	t.Setenv("XDG_RUNTIME_DIR", base)
-	d, err := dir()
-	require.NoError(t, err)
-	h, err := Listen(gid.NewProcessID(), nil)
-	require.NoError(t, err)
-	h.l.SetUnlinkOnClose(false)
-	require.NoError(t, h.Close())
-	left, err := os.ReadDir(d)
-	require.NoError(t, err)
-	require.Len(t, left, 1)
-	h, err = Listen(gid.NewProcessID(), nil)
-	require.NoError(t, err)
-	defer h.Close()
-	now, err := os.ReadDir(d)
-	require.NoError(t, err)
-	require.Len(t, now, 1)
-	require.NotEqual(t, left[0].Name(), now[0].Name())
-
-	require.NoError(t, os.Chmod(d, 0o777))
-	_, err = dir()
-	require.Error(t, err)
-	require.NoError(t, os.Chmod(d, 0o700))
-}
-
 // TestStrangersMessage: bytes without memory end that meeting, not the meeting place.
 func TestStrangersMessage(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
@@ -121,7 +95,7 @@ func TestStrangersMessage(t *testing.T) {
 	h, err := Listen(proc, func([TokenSize]byte, *Page) bool { return true })
 	require.NoError(t, err)
 	defer h.Close()
-	d, err := dir()
+	d, err := rundir.Dir()
 	require.NoError(t, err)
 	c, err := net.Dial("unix", path(d, proc))
 	require.NoError(t, err)
