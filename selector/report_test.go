@@ -98,7 +98,7 @@ func TestDecisionJSON(t *testing.T) {
 		names = append(names, n)
 	}
 	slices.Sort(names)
-	require.Equal(t, []string{"action", "at", "candidates", "cause", "epoch", "from", "from_score_us", "gain_us", "noise_us", "peer", "to", "to_score_us"}, names)
+	require.Equal(t, []string{"action", "at", "candidates", "cause", "from", "from_score_us", "gain_us", "noise_us", "peer", "to", "to_score_us"}, names)
 	require.Equal(t, "switch", entries[0]["action"])
 	require.Equal(t, "initial", entries[0]["cause"])
 	require.Equal(t, map[string]any{"substrate": "shm", "addr": "@sockemu"}, entries[0]["to"])
