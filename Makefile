@@ -7,7 +7,7 @@ SCHEDULES ?= 10000
 FUZZTIME  ?= 5s
 BENCHTIME ?= 1s
 # The library's folders: they build on every system Go knows; the rest may be Linux only.
-LIBRARY   := $(foreach d,gid wire substrate substrate_tcp internal sockemu,$(if $(wildcard $(d)),./$(d)/...))
+LIBRARY   := $(foreach d,gid wire selector substrate substrate_tcp substrate_shm substrate_udp substrate_verbs activemsg internal sockemu,$(if $(wildcard $(d)),./$(d)/...))
 # The tree may be no git checkout, or one that git refuses to read: then the binary carries no revision.
 BUILDFLAGS := $(shell git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
 

@@ -3,6 +3,8 @@ package sockemu
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/sockemu/sockemu/internal/endpoint"
 )
@@ -33,6 +35,7 @@ func (e *Endpoint) WritePrometheus(w io.Writer) error {
 		{"imported_total", "counter", "Connections imported from other processes.", m.Imported},
 		{"plain_total", "counter", "Connections that are plain TCP because the peer does not speak sockemu.", m.PlainConnections},
 		{"resumed_total", "counter", "Times a connection got a new link.", m.Resumed},
+		{"moved_total", "counter", "Times a connection was moved to a better path.", m.Moved},
 		{"links_lost_total", "counter", "Links lost.", m.LinksLost},
 		{"failed_dials_total", "counter", "Attempts to get a new link that failed.", m.FailedDials},
 		{"sent_bytes_total", "counter", "Bytes written by applications.", m.SentBytes},
@@ -44,6 +47,14 @@ func (e *Endpoint) WritePrometheus(w io.Writer) error {
 		{"bad_proofs_total", "counter", "Claims to a connection without its secret.", m.BadProofs},
 	} {
 		if _, err := fmt.Fprintf(w, "# HELP sockemu_%s %s\n# TYPE sockemu_%s %s\nsockemu_%s %v\n", v.name, v.help, v.name, v.kind, v.name, v.value); err != nil {
+			return err
+		}
+	}
+	if _, err := io.WriteString(w, "# HELP sockemu_links Connections that have a link, by what carries it.\n# TYPE sockemu_links gauge\n"); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.BySubstrate)) {
+		if _, err := fmt.Fprintf(w, "sockemu_links{substrate=%q} %d\n", name, m.BySubstrate[name]); err != nil {
 			return err
 		}
 	}

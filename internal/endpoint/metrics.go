@@ -8,9 +8,12 @@ type Metrics struct {
 	Parked      int // of them, without a link
 	Channels    int // control channels now
 	BufferBytes int64
+	// BySubstrate counts the connections that have a link, by what carries it.
+	BySubstrate map[string]int
 
 	Opened, Accepted, Imported         uint64 // connections
 	Resumed, LinksLost, FailedDials    uint64
+	Moved                              uint64 // times this process took part in moving a connection to a better path
 	SentBytes, ReceivedBytes           uint64 // of applications
 	ReplayedBytes                      uint64
 	Handshakes, Refused, Busy          uint64 // on the accepting side
@@ -51,7 +54,8 @@ func (t *totals) add(n session.Snapshot) {
 func (e *Endpoint) Metrics() Metrics {
 	m := Metrics{
 		BufferBytes: e.pool.Used(), Opened: e.count.opened.Load(), Accepted: e.count.accepted.Load(),
-		Imported: e.count.importedN.Load(), Resumed: e.count.resumed.Load(), Handshakes: e.count.handshakes.Load(),
+		Imported: e.count.importedN.Load(), Resumed: e.count.resumed.Load(), Moved: e.count.moved.Load(),
+		BySubstrate: make(map[string]int), Handshakes: e.count.handshakes.Load(),
 		Refused: e.count.refused.Load(), Busy: e.count.busy.Load(), BadProofs: e.count.badProofs.Load(),
 		PlainConnections: e.count.plain.Load(), Channels: len(e.openChannels()),
 	}
@@ -65,6 +69,9 @@ func (e *Endpoint) Metrics() Metrics {
 		m.Connections++
 		if n.State == "parked" {
 			m.Parked++
+		}
+		if n.Substrate != "" {
+			m.BySubstrate[n.Substrate]++
 		}
 		m.LinksLost += n.Lost
 		m.FailedDials += n.FailedDial
