@@ -9,11 +9,12 @@ import (
 // The rules of moving within a tier. Tailscale's 1 %, iroh's 5 ms and pion's 10 ms are the wrong scale within a cluster; the
 // 1.5-fold gain of tailscale PR 1105 was found too coarse there.
 const (
-	minRatio  = 0.80                 // the new path costs less than this part of the current one
-	minGain   = 2 * time.Microsecond // and at least this much less
-	sigmas    = 2                    // and this many standard deviations of both
-	needLeads = 3                    // in this many rounds running
-	confirm   = time.Second          // so long after one such round the next should be
+	minRatio   = 0.80                 // the new path costs less than this part of the current one
+	minGain    = 2 * time.Microsecond // and at least this much less
+	sigmas     = 2                    // and this many standard deviations of both
+	clearRatio = 0.5                  // or less than this part, whatever the noise: on a busy machine that never becomes small
+	needLeads  = 3                    // in this many rounds running
+	confirm    = time.Second          // so long after one such round the next should be
 
 	// The first upgrade, decided by a single round.
 	initialWindow  = 10 * time.Second
@@ -356,7 +357,7 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		b.dropLead()
 		d.Cause = CauseSmallGain
 		return
-	case gain <= max(sigmas*sigma, float64(minGain)):
+	case gain <= float64(minGain), gain <= sigmas*sigma && best.score >= clearRatio*cur.score:
 		b.dropLead()
 		d.Cause = CauseNoise
 		return

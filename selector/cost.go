@@ -49,19 +49,20 @@ func (s *spread) add(x float64) {
 // sigma: the mean difference of two normal variables is 2/sqrt(pi) times their standard deviation.
 func (s *spread) sigma() float64 { return s.diff * math.SqrtPi / 2 }
 
-// What is assumed until a path has been measured often enough to know how much it varies: the pings of a single round, whose
-// mean deviation is 0.8 sigma, and a tenth of the time per byte, which one train of packets gives without a deviation.
+// What is assumed until a path has been measured often enough to know how much it varies: a tenth of the time per byte, which
+// one train of packets gives without a deviation; and of a round's n pings, with mean deviation J (0.8 sigma), the standard error
+// of latency: half that of a median, 1.25 * 1.25 J / sqrt(n), with twice that of a mean deviation, 0.75 J / sqrt(n).
 const (
-	settledRounds    = 4
-	sigmaOfDeviation = 1.25
-	perByteSigma     = 0.1
+	settledRounds = 4
+	latencySigma  = 1.7
+	perByteSigma  = 0.1
 )
 
 // noise is the standard deviation of a path's score from one round to the next, in nanoseconds.
 func noise(c substrate.Cost, lat, perByte *spread, w Weights) float64 {
 	l, b := lat.sigma(), perByte.sigma()
 	if lat.n < settledRounds {
-		l = max(l, sigmaOfDeviation*float64(c.Jitter)/2)
+		l = max(l, latencySigma*float64(c.Jitter)/math.Sqrt(float64(max(c.Samples, 1))))
 		b = max(b, perByteSigma*c.PerByte)
 	}
 	return math.Hypot(l, b*w.Mean()) * (1 + lossPenalty*c.Loss)

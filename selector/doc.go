@@ -12,8 +12,8 @@
 //  3. A path costs T(n) = send overhead + RTT/2 + n*ns/byte for a message of n bytes (LogGP, Alexandrov et al. 1995). Its score
 //     is the mean of T over the sizes that this connection really writes, times (1 + 100*loss), plus twice the jitter.
 //  4. The Binding of a connection compares what was measured in one and the same round. It moves within the healthy tier only
-//     if the other path costs less than 0.8 of the current one, by more than 2 us and twice the noise of both, in 3 rounds
-//     running, and not within the hold-down of 1 s * 2^k after a switch (k: earlier switches in the last minute), nor back to a
+//     if the other path costs less than 0.8 of the current one, by more than 2 us and twice the noise of both (or less than
+//     half, whatever the noise), in 3 rounds running, and not within the hold-down of 1 s * 2^k after a switch (k: earlier switches in the last minute), nor back to a
 //     path that it left by choice within the last minute. Right after connect one solid round suffices, if the gain is more than
 //     twofold and five sigma.
 //  5. Tiers beat numbers: a path that dies or fails its probes is left at once, without hysteresis, for the best path measured

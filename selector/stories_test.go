@@ -32,7 +32,7 @@ func TestFirstUpgradeNeedsASolidRound(t *testing.T) {
 	few := shmCost
 	few.Samples = 2
 	noisy := shmCost
-	noisy.Jitter = 6 * time.Microsecond
+	noisy.Jitter = 10 * time.Microsecond
 	for name, c := range map[string]substrate.Cost{
 		"few samples":   few,
 		"noisy":         noisy,

@@ -24,6 +24,13 @@ const (
 	moves    = 16
 )
 
+// A young connection that has not found a better path is measured again after half its age, at least eagerPause, until it is eager
+// old: a dozen rounds of some ms each.
+const (
+	eager      = 5 * time.Second
+	eagerPause = 30 * time.Millisecond
+)
+
 // youngLink: a link that dies sooner speaks against its path; one that lived longer against nothing.
 const youngLink = time.Second
 
@@ -105,6 +112,14 @@ func (c *choice) decide(t *selector.Table) {
 	c.mu.Unlock()
 	if d.Again > 0 && len(d.Candidates) > 0 {
 		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
+	}
+	if age := now.Sub(c.s.Opened()); d.Action == selector.Stay && age < eager {
+		// A machine that is just busy has blurred the first round: the next may be clearer.
+		for _, k := range d.Candidates {
+			if k.OK {
+				t.Hasten(now.Add(max(eagerPause, age/2)), k.Path)
+			}
+		}
 	}
 	if d.Action == selector.Switch {
 		p.e.log.Info("path chosen", "gid", c.s.GID(), "decision", d)

@@ -16,11 +16,12 @@ import (
 // The size of a probe: enough for a median that can be compared, little enough to disturb nobody.
 const (
 	probeWarmUp  = 4
-	probePings   = 20
+	probePings   = 40
 	probePing    = 64
 	probePiece   = 64 << 10
-	probePieces  = 8
-	probeTrains  = 3
+	probeTrain   = 512 << 10              // the longest train; the first is one piece
+	probeTrains  = 12                     // enough to have gone around a ring of shared memory, whose first touch costs page faults
+	trainsTime   = 20 * time.Millisecond  // for all of them, but one is always sent
 	probeTime    = time.Second            // for one path
 	probeBudget  = 250 * time.Millisecond // of it, for the measurement after the handshake
 	probeServed  = 16 << 20               // bytes that one probe link may cost the listener
@@ -66,24 +67,27 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 	}
 	slices.Sort(rtts)
 	median := max(rtts[len(rtts)/2], 1) // 0 would be unknown
-	var off time.Duration
-	for _, d := range rtts {
-		off += (d - median).Abs()
+	off := make([]time.Duration, len(rtts))
+	for i, d := range rtts {
+		off[i] = (d - median).Abs()
 	}
+	slices.Sort(off)
+	// Medians, because the machine may be busy: of the deviations too; 1.2 times that is the mean deviation, were they normal.
 	m.RTTMin, m.RTTP99 = rtts[0], rtts[min(len(rtts)-1, len(rtts)*99/100)]
-	m.Cost = substrate.Cost{RTT: median, Jitter: off / time.Duration(len(rtts)), Samples: len(rtts), Source: substrate.SourceProbe}
+	m.Cost = substrate.Cost{RTT: median, Jitter: off[len(off)/2] * 6 / 5, Samples: len(rtts), Source: substrate.SourceProbe}
 
 	// The median says what a message costs, but a few late ones, of a machine that is busy for a moment, must not decide what a byte
 	// costs: there the best train counts.
 	best := math.Inf(1)
-	for range probeTrains {
-		d, err := ask(link, wire.ProbeTrain, probePiece*probePieces, 0)
+	end = time.Now().Add(trainsTime)
+	for i, n := 0, probePiece; i == 0 || i < probeTrains && time.Now().Before(end); i++ {
+		d, err := ask(link, wire.ProbeTrain, n, 0)
 		if err != nil {
 			return m, err
 		}
-		best = min(best, float64(max(d-median, 1))/(probePiece*probePieces))
-		if time.Now().After(end) {
-			break
+		best = min(best, float64(max(d-rtts[0], d/4))/float64(n))
+		if d < trainsTime/10 {
+			n = min(2*n, probeTrain)
 		}
 	}
 	m.Cost.PerByte = best
