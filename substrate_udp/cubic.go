@@ -1,0 +1,193 @@
+package udp
+
+import (
+	"math"
+	"time"
+)
+
+// A Controller decides how much of a link may be in flight. Its methods are called under the lock of the link: they are quick, and
+// call nothing of the link. Times count from an arbitrary moment.
+type Controller interface {
+	// Window is the number of bytes that may be in flight.
+	Window() int
+	// SlowStart reports whether the window still grows exponentially, looking for the capacity of the path.
+	SlowStart() bool
+	// OnAck tells of bytes newly acknowledged. limited: the window, and not the application, held the sender back.
+	OnAck(now, sentAt time.Duration, bytes int, rtt, minRTT time.Duration, limited bool)
+	// OnLoss tells of packets lost, the latest of them sent at sentAt.
+	OnLoss(now, sentAt time.Duration, bytes int)
+	// OnSpurious tells that all the packets of the last OnLoss, and of those that followed within a round trip, had arrived after all.
+	OnSpurious(now time.Duration)
+	// OnCollapse tells that nothing got through for several probe timeouts.
+	OnCollapse(now time.Duration)
+	// SetSegment tells the size of a full packet.
+	SetSegment(bytes int)
+}
+
+// Constants of CUBIC (RFC 9438, section 4) and HyStart++ (RFC 9406, section 4.3).
+const (
+	cubicC         = 0.4
+	cubicBeta      = 0.7
+	initialPackets = 32
+	minimumPackets = 2
+	maximumWindow  = 1 << 30
+
+	hystartMin     = 4 * time.Millisecond
+	hystartMax     = 16 * time.Millisecond
+	hystartSamples = 8
+	hystartGrowth  = 4
+	hystartRounds  = 5
+)
+
+// cubic is CUBIC with HyStart++.
+type cubic struct {
+	segment  float64
+	window   float64 // bytes
+	ssthresh float64
+	wMax     float64
+	k        float64       // seconds from the start of the epoch until the window is wMax again
+	epoch    time.Duration // 0: none yet
+	est      float64       // W_est: what Reno would have
+	before   *cubic        // what was before the last OnLoss, but for before itself
+	recovery time.Duration // packets sent before it say nothing new about congestion
+
+	// HyStart++: rounds of one window each.
+	roundEnd time.Duration // packets sent after it belong to the next round
+	lastMin  time.Duration
+	roundMin time.Duration
+	samples  int
+	css      int           // rounds in conservative slow start; 0: not in it
+	cssBase  time.Duration // the RTT that led to it
+}
+
+var _ Controller = (*cubic)(nil)
+
+// NewCubic returns the default Controller: CUBIC (RFC 9438) with HyStart++ (RFC 9406) and an initial window of 32 packets of
+// segment bytes.
+func NewCubic(segment int) Controller {
+	s := float64(segment)
+	return &cubic{segment: s, window: initialPackets * s, ssthresh: math.Inf(1)}
+}
+
+func (c *cubic) Window() int { return int(c.window) }
+
+func (c *cubic) SlowStart() bool { return c.window < c.ssthresh }
+
+func (c *cubic) SetSegment(bytes int) {
+	c.segment = float64(bytes)
+	c.window = max(c.window, minimumPackets*c.segment)
+}
+
+func (c *cubic) OnAck(now, sentAt time.Duration, bytes int, rtt, minRTT time.Duration, limited bool) {
+	if c.SlowStart() {
+		c.hystart(now, sentAt, rtt)
+	}
+	if !limited || sentAt < c.recovery {
+		return
+	}
+	if c.SlowStart() {
+		grow := float64(bytes)
+		if c.css > 0 {
+			grow /= hystartGrowth
+		}
+		c.window = min(c.window+grow, maximumWindow)
+		return
+	}
+	c.avoid(now, float64(bytes), minRTT)
+}
+
+// avoid is congestion avoidance: RFC 9438, sections 4.2 to 4.5, in bytes.
+func (c *cubic) avoid(now time.Duration, bytes float64, rtt time.Duration) {
+	if c.epoch == 0 {
+		c.epoch = now
+		c.est = c.window
+		if c.wMax <= c.window {
+			c.wMax, c.k = c.window, 0
+		} else {
+			c.k = math.Cbrt((c.wMax - c.window) / c.segment / cubicC)
+		}
+	}
+	t := (now - c.epoch).Seconds()
+	target := func(t float64) float64 { return cubicC*math.Pow(t-c.k, 3)*c.segment + c.wMax }
+	alpha := 3 * (1 - cubicBeta) / (1 + cubicBeta)
+	if c.est >= c.wMax {
+		alpha = 1
+	}
+	c.est += alpha * c.segment * bytes / c.window
+	want := min(max(target(t+rtt.Seconds()), c.window), 1.5*c.window)
+	if target(t) < c.est {
+		c.window = max(c.window, c.est)
+	} else {
+		c.window += (want - c.window) * bytes / c.window
+	}
+	c.window = min(c.window, maximumWindow)
+}
+
+// hystart leaves slow start when the delay grows: queues fill.
+func (c *cubic) hystart(now, sentAt, rtt time.Duration) {
+	if sentAt >= c.roundEnd {
+		c.roundEnd = now
+		c.lastMin, c.roundMin, c.samples = c.roundMin, 0, 0
+		if c.css > 0 {
+			if c.css++; c.css > hystartRounds {
+				c.ssthresh = c.window
+				return
+			}
+		}
+	}
+	if c.samples++; c.roundMin == 0 || rtt < c.roundMin {
+		c.roundMin = rtt
+	}
+	if c.samples < hystartSamples || c.lastMin == 0 {
+		return
+	}
+	if c.css > 0 {
+		if c.roundMin < c.cssBase {
+			c.css = 0 // it was a passing delay
+		}
+		return
+	}
+	if c.roundMin >= c.lastMin+min(max(c.lastMin/8, hystartMin), hystartMax) {
+		c.css, c.cssBase = 1, c.roundMin
+	}
+}
+
+func (c *cubic) OnLoss(now, sentAt time.Duration, _ int) {
+	if sentAt < c.recovery {
+		return // one event per round trip
+	}
+	if c.before == nil {
+		c.before = new(cubic)
+	}
+	before := c.before
+	*before = *c
+	before.before = nil
+	c.recovery = now
+	c.epoch = 0
+	if c.window < c.wMax {
+		c.wMax = c.window * (1 + cubicBeta) / 2 // fast convergence: leave room to newcomers
+	} else {
+		c.wMax = c.window
+	}
+	c.window = max(c.window*cubicBeta, minimumPackets*c.segment)
+	c.ssthresh = c.window
+	c.css = 0
+}
+
+func (c *cubic) OnSpurious(time.Duration) {
+	before := c.before
+	if before == nil || before.recovery == c.recovery || c.window >= before.window {
+		return // undone already, or made good
+	}
+	*c = *before
+	c.before = before
+}
+
+func (c *cubic) OnCollapse(now time.Duration) {
+	c.recovery = now
+	c.epoch = 0
+	c.wMax = c.window
+	c.ssthresh = max(c.window*cubicBeta, minimumPackets*c.segment)
+	c.window = minimumPackets * c.segment
+	c.css = 0
+}

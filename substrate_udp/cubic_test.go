@@ -1,0 +1,106 @@
+package udp
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+const testSegment = 1000
+
+// TestCubicCurve compares congestion avoidance with the formula of RFC 9438 where CUBIC is ahead of Reno: a long, fast path.
+func TestCubicCurve(t *testing.T) {
+	c := NewCubic(testSegment).(*cubic)
+	const rtt = 100 * time.Millisecond
+	c.window = 2000 * testSegment
+	start := 10 * time.Second
+	c.OnLoss(start, start-rtt, testSegment)
+	require.InDelta(t, 1400*testSegment, c.window, 1)
+	k := math.Cbrt(2000 * (1 - cubicBeta) / cubicC)
+	now := start
+	for now < start+time.Duration(2*k*float64(time.Second)) {
+		now += rtt
+		// A whole window is acknowledged in each round trip, in pieces.
+		for left := c.Window(); left > 0; left -= 10 * testSegment {
+			c.OnAck(now, now-rtt, min(left, 10*testSegment), rtt, rtt, true)
+		}
+		at := (now - start).Seconds()
+		want := (cubicC*math.Pow(at-k, 3) + 2000) * testSegment
+		require.InEpsilon(t, want, c.window, .03, "after %.1f s of K = %.1f s", at, k)
+	}
+}
+
+// TestCubicBounds: whatever happens the window stays sane, falls by beta at most once per round trip, and does not grow for a sender
+// that doesn't use it.
+func TestCubicBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := NewCubic(testSegment).(*cubic)
+		now := time.Second
+		rtt := time.Duration(rapid.IntRange(1, 1000).Draw(t, "rtt")) * 100 * time.Microsecond
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			now += time.Duration(rapid.IntRange(0, 100).Draw(t, "ms")) * time.Millisecond
+			before := c.window
+			switch rapid.IntRange(0, 9).Draw(t, "event") {
+			case 0:
+				c.OnLoss(now, now-rtt, testSegment)
+				require.GreaterOrEqual(t, c.window, min(before, before*cubicBeta-1))
+				once := c.window
+				c.OnLoss(now, now-rtt, testSegment)
+				require.Equal(t, once, c.window)
+			case 1:
+				c.OnCollapse(now)
+			case 2:
+				c.OnAck(now, now-rtt, testSegment, rtt, rtt, false)
+				require.Equal(t, before, c.window)
+			default:
+				n := rapid.IntRange(1, 100).Draw(t, "packets") * testSegment
+				c.OnAck(now, now-rtt, n, rtt+time.Duration(rapid.IntRange(0, 20).Draw(t, "queue"))*time.Millisecond, rtt, true)
+				require.GreaterOrEqual(t, c.window, before)
+				require.LessOrEqual(t, c.window, 1.5*before+float64(n))
+			}
+			require.GreaterOrEqual(t, c.Window(), minimumPackets*testSegment)
+			require.LessOrEqual(t, c.Window(), maximumWindow)
+		}
+	})
+}
+
+// TestHyStart: delay that grows ends slow start before anything is lost; delay that doesn't, does not.
+func TestHyStart(t *testing.T) {
+	for _, grows := range []bool{true, false} {
+		c := NewCubic(testSegment).(*cubic)
+		now, rtt := time.Second, 20*time.Millisecond
+		for range 12 {
+			sent := now
+			now += rtt
+			for left := c.Window(); left > 0; left -= testSegment {
+				c.OnAck(now, sent, testSegment, rtt, 20*time.Millisecond, true)
+			}
+			if grows {
+				rtt += 5 * time.Millisecond
+			}
+		}
+		require.Equal(t, !grows, c.SlowStart())
+	}
+}
+
+// TestSpuriousLoss: the window that a loss took is given back once, unless it has grown beyond that meanwhile.
+func TestSpuriousLoss(t *testing.T) {
+	c := NewCubic(testSegment).(*cubic)
+	before := c.window
+	c.OnSpurious(time.Second)
+	require.Equal(t, before, c.window)
+	c.OnLoss(2*time.Second, time.Second, testSegment)
+	require.Less(t, c.window, before)
+	for range 2 {
+		c.OnSpurious(3 * time.Second)
+		require.Equal(t, before, c.window)
+		require.True(t, c.SlowStart())
+	}
+	c.OnLoss(5*time.Second, 4*time.Second, testSegment)
+	c.window = 2 * before
+	c.OnSpurious(6 * time.Second)
+	require.Equal(t, 2*before, c.window)
+}

@@ -1,0 +1,73 @@
+// Package udp is the substrate over UDP with a reliability of its own: faster than kernel TCP from Go where system calls and copies
+// are what counts, and not bound to a pair of addresses. A link retransmits from the session's own slices.
+//
+// One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
+// connection id, so a peer's address may change (path.go). One goroutine reads each socket, and
+// lends its place to a user who waits in Recv while all that comes is for him (turns.go). Whoever calls Send makes the system call
+// himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
+// has neither goroutine nor timer nor buffers.
+//
+// # Wire format, version 1
+//
+// All numbers are little-endian. Every datagram begins with 16 bytes:
+//
+//	0      version << 4 | kind
+//	1      flags (PACKET), else 0
+//	2..3   0
+//	4..7   CRC-32C of the whole datagram, these four bytes taken as 0: UDP's own checksum has only 16 bits
+//	8..15  connection id
+//
+// Datagrams that are too short, of another version or with a wrong checksum are dropped and counted. The kinds:
+//
+//	1 INIT    id 0; from the dialer: its id u64, window u32, 0 u32, cookie 40 bytes or 0; zeros up to 1200 bytes
+//	2 RETRY   the dialer's id; cookie 40 bytes: a time u64 and HMAC-SHA-256(secret, time, address, port, id)
+//	3 ACCEPT  the dialer's id; the listener's id u64, window u32
+//	4 REFUSE  the dialer's id: nobody accepts links here
+//	5 PACKET  the receiver's id; everything else
+//	6 GONE    an id for which a PACKET came, but which is not known here
+//
+// A dialer sends INIT, gets RETRY, sends INIT with the cookie, gets ACCEPT. Until the cookie has shown that the address is true the
+// listener keeps nothing, and answers with less than it was sent. A cookie is good for 10 s and for one link. The INIT is repeated after
+// 50 ms, 100 ms, ... up to 1 s; ACCEPT is repeated for each of them. Windows are the number of bytes that the other may send.
+//
+// A PACKET goes on with a number u64, different for each PACKET of one direction, and then the blocks that its flags name, in this order:
+//
+//	0x04 ACK        largest number received u64; next byte of the stream wanted u64; window behind that u32; delay since
+//	                largest came, in 8 us, u16; n u16 <= 64; numbers received in a row before largest u32;
+//	                n times: numbers missing below u32 > 0, and received below those u32 > 0
+//	0x10 CHALLENGE  token u64: who receives it sends it back to where it came from
+//	0x20 RESPONSE   token u64
+//	0x01 DATA       offset in the stream u64; the rest of the datagram, not empty, is bytes of the stream
+//	0x02 FIN        without DATA: offset u64. The stream ends with this packet: no Send or Recv any more
+//	0x08 ACKNOW     nothing; the packet shall be acknowledged at once
+//	0x40 RESET      nothing; the link is broken
+//	0x80 PAD        the rest is padding: a probe whether this length arrives. Not with DATA or FIN
+//
+// Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two, or one out of order, or
+// one with ACKNOW or FIN; else within 1 ms, unless a packet takes the ACK along. ACKs wait for no window and no pacing. What is lost
+// is sent again in packets with new numbers; the receiver drops numbers that it has seen, and bytes that it has.
+//
+// # Behaviour and constants
+//
+//   - Loss (RFC 9002): a packet is lost when one sent 3 later (up to 64, learnt from packets that turn up late), or 9/8 of the
+//     round-trip time (up to twice, learnt likewise; at least 100 us) later, is acknowledged; all gaps at once. When all that was lost turns
+//     up the window is given back. Probe timeout: SRTT + max(4 RTTVAR, 100 us) +
+//     2 ms (the peer's delay, and what the runtime's timers are late), doubled up to 500 ms, two probes each.
+//   - A link breaks with class PathDown when nothing gets through for max(8 SRTT, Options.PathDown), when the peer says GONE, or when its
+//     host reports the port closed for 300 ms. When no more data comes its receiver
+//     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
+//     that an idle link notices nothing: the session above does.
+//   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Pacing at 1.25 windows per round trip (2 in slow
+//     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.
+//   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up. A closed window is probed.
+//   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
+//     (RFC 8899). Three timeouts in a row with longer packets lead back to 1200, and
+//     to new probes after 5 s.
+//   - Small Sends in a quick row (8 of them, 50 us apart) are joined while packets are in flight, for at most 200 us.
+//   - Close sends what is left and FIN, from a copy, for 2 s at most.
+//
+// Limits: no ECN; a listener on all addresses of a host with several answers from the one that the route chooses; no protection against somebody who reads the path and wants to break links (the session's own encryption guards what is
+// carried). Off Linux one system call moves one datagram.
+//
+// The simulator: go test ./substrate_udp -run TestSimulator -udp.seeds=5000
+package udp

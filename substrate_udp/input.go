@@ -1,0 +1,213 @@
+package udp
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/sockemu/sockemu/internal/sys"
+	"github.com/sockemu/sockemu/substrate"
+)
+
+// datagrams takes in what one read brought.
+func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
+	c := &s.sub.count
+	c.bytesReceived.Add(uint64(m.N))
+	if m.Truncated {
+		c.truncated.Add(1)
+		return
+	}
+	for b := m.Buf[:m.N]; len(b) > 0; {
+		k := min(len(b), m.Segment)
+		c.packetsReceived.Add(1)
+		s.datagram(b[:k], m.From, mem, m.N, now)
+		b = b[k:]
+	}
+}
+
+func (s *socket) datagram(b []byte, from netip.AddrPort, mem *block, used int, now int64) {
+	c := &s.sub.count
+	k, id, err := unseal(b)
+	switch err {
+	case nil:
+	case errShort:
+		c.truncated.Add(1)
+		return
+	case errChecksum:
+		c.corrupt.Add(1)
+		return
+	default:
+		c.version.Add(1)
+		return
+	}
+	switch k {
+	case kindPacket:
+		l := s.find(id)
+		if l == nil {
+			c.unknown.Add(1)
+			s.answerGone(b, id, from, now)
+			return
+		}
+		var p packet
+		if parsePacket(b, &p) != nil {
+			c.malformed.Add(1)
+			return
+		}
+		if !l.touched {
+			l.touched = true
+			s.touched = append(s.touched, l)
+		}
+		l.onPacket(&p, from, mem, used, now)
+	case kindInit:
+		s.onInit(b, from, now)
+	case kindGone:
+		if l := s.findPeer(id); l != nil {
+			l.mu.Lock()
+			if l.remote == from {
+				l.onReset()
+			}
+			l.mu.Unlock()
+		}
+	default:
+		s.onAnswer(k, id, b, now)
+	}
+}
+
+// answerGone tells a peer that its link is not here. The answer is never longer than the question, is not answered itself, and there
+// aren't many.
+func (s *socket) answerGone(b []byte, id uint64, from netip.AddrPort, now int64) {
+	if now-s.goneAt > int64(time.Second) {
+		s.goneAt, s.goneNow = now, 0
+	}
+	if s.goneNow++; s.goneNow > maxGone || len(b) < packetLen || b[1]&flagReset != 0 {
+		return
+	}
+	s.sendOne(from, putHeader(make([]byte, 0, headerLen), kindGone, 0, id))
+}
+
+// onPacket takes in a packet of an open link. Called by the reader.
+func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, now int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == dialing || l.state == gone {
+		l.sub.count.unknown.Add(1)
+		return
+	}
+	if !l.accepts(p) {
+		return
+	}
+	newest := len(l.got) == 0 || p.num >= l.got[len(l.got)-1].hi
+	l.receiver.note(p, now)
+	if from != l.remote && newest && p.flags&flagResponse == 0 {
+		l.newAddress(from, now)
+	}
+	if p.flags&flagReset != 0 {
+		l.onReset()
+		return
+	}
+	if p.flags&flagAck != 0 {
+		if l.onAck(&p.ack, now); l.state == gone {
+			return
+		}
+	}
+	if p.flags&flagChallenge != 0 {
+		l.sendProof(from, flagResponse, p.challenge, now)
+	}
+	if p.flags&flagResponse != 0 {
+		l.proved(p.response, from, now)
+	}
+	if p.flags&(flagData|flagFin) != 0 {
+		l.deliver(p, mem, used)
+	}
+}
+
+// onReset is told that the peer has no such link (any more). Under mu.
+func (l *link) onReset() {
+	if l.state == closing {
+		l.leave() // that's all we wanted
+		return
+	}
+	if l.finSeen && l.receiver.next == l.finOff {
+		l.leave() // it had ended before
+		return
+	}
+	l.fail(substrate.PathDown, errReset)
+}
+
+// afterBatch does what one batch of datagrams asks for: one acknowledgement, whatever the number of packets, and what it allows
+// to be sent. It reports whether a user waited for what came.
+func (l *link) afterBatch(now int64) (waits bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := &l.receiver
+	waits = r.placed > 0
+	if waits || r.ready.len() > 0 || r.finSeen {
+		r.wake.wake()
+	}
+	if r.unacked >= 2 {
+		r.ackNow = true
+	}
+	if r.unacked > 0 && !r.ackNow && r.ackAt == 0 {
+		r.ackAt = now + int64(maxAckDelay)
+	}
+	if r.ackNow || l.sent < l.end || len(l.lost) > 0 || l.probes > 0 || l.finDue && !l.finSent {
+		l.transmit(now)
+	} else {
+		l.noteBlocked(now)
+		l.schedule(now)
+	}
+	return waits
+}
+
+// reports takes in errors that the network reported. They can be forged by whoever guesses two ports, so they end only a dial; an open
+// link is made to look for itself.
+func (s *socket) reports() {
+	var p [packetLen]byte
+	for {
+		about, err, ok := s.tr.reported(p[:])
+		if !ok {
+			return
+		}
+		if len(about) < packetLen || about[0]>>4 != version {
+			continue
+		}
+		refused := errors.Is(err, syscall.ECONNREFUSED)
+		switch kind(about[0] & 15) {
+		case kindInit:
+			if l := s.find(binary.LittleEndian.Uint64(about[headerLen:])); l != nil && refused {
+				l.mu.Lock()
+				if l.state == dialing {
+					l.fail(substrate.Refused, err)
+				}
+				l.mu.Unlock()
+			}
+		case kindPacket:
+			if l := s.findPeer(binary.LittleEndian.Uint64(about[8:])); l != nil && refused {
+				l.mu.Lock()
+				l.onRefused(s.sub.now())
+				l.mu.Unlock()
+			}
+		}
+	}
+}
+
+// refusedFor is how long the peer's port must seem closed: a translator (NAT) that has moved the peer to another port says so, too, until
+// the peer's next packet comes from there.
+const refusedFor = 300 * time.Millisecond
+
+// onRefused is told that the peer's port is closed. The link probes, and believes it when all probes come to nothing for a while. Under mu.
+func (l *link) onRefused(now int64) {
+	switch {
+	case l.state == closing:
+		l.leave()
+	case l.state != open:
+	case l.refusedAt == 0 || l.refusedAt < l.receivedAt:
+		l.refusedAt = now
+		l.probes = 1
+		l.transmit(now)
+	case now-l.refusedAt > max(int64(refusedFor), suspectRTTs*int64(l.rtt.smooth)):
+		l.fail(substrate.PathDown, errNoSocket)
+	}
+}

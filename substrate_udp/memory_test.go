@@ -1,0 +1,223 @@
+package udp
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sockemu/sockemu/internal/sys"
+)
+
+// trouble is what a network does to datagrams. Its probabilities are from 0 to 1.
+type trouble struct {
+	loss, double, corrupt, swap float64
+	delay, jitter               time.Duration
+	mtu                         int // longer datagrams vanish; 0: none do
+}
+
+// A memory is a network of transports in memory, for bubbles of testing/synctest and without.
+type memory struct {
+	mu      sync.Mutex
+	rng     *rand.Rand
+	trouble trouble
+	ports   map[netip.AddrPort]*port
+	next    uint16
+	flying  sync.WaitGroup
+	watch   func(b []byte) // sees every datagram
+	dark    bool           // nothing arrives any more
+	// translate gives the source that the receiver sees; nil: the true one.
+	translate map[netip.AddrPort]netip.AddrPort
+}
+
+// translated is the first port that translation gives; what is sent to one of them that leads nowhere vanishes.
+const translated = 20000
+
+func newMemory(t testing.TB, seed uint64, tr trouble) *memory {
+	m := &memory{
+		rng: rand.New(rand.NewPCG(seed, 1)), trouble: tr, ports: make(map[netip.AddrPort]*port), next: 1000,
+		translate: make(map[netip.AddrPort]netip.AddrPort),
+	}
+	t.Cleanup(m.flying.Wait)
+	return m
+}
+
+// A port is one end of a memory.
+type port struct {
+	net    *memory
+	addr   netip.AddrPort
+	in     chan memDatagram
+	done   chan struct{}
+	kicked chan struct{}
+	once   sync.Once
+	errors []memError // guarded by net.mu
+}
+
+type memDatagram struct {
+	b    []byte
+	from netip.AddrPort
+}
+
+type memError struct {
+	about []byte
+	err   error
+}
+
+var memHost = netip.AddrFrom4([4]byte{10, 0, 0, 1})
+
+func (m *memory) open(_ context.Context, _, address string) (transport, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	var n uint16
+	fmt.Sscan(service, &n)
+	if n == 0 {
+		m.next++
+		n = m.next
+	}
+	p := &port{net: m, addr: netip.AddrPortFrom(memHost, n), in: make(chan memDatagram, 4096), done: make(chan struct{}), kicked: make(chan struct{}, 1)}
+	if m.ports[p.addr] != nil {
+		return nil, syscall.EADDRINUSE
+	}
+	m.ports[p.addr] = p
+	return p, nil
+}
+
+func (p *port) read(msgs []sys.UDPMessage) (int, error) {
+	select {
+	case d := <-p.in:
+		if d.b == nil {
+			return 0, syscall.ECONNREFUSED
+		}
+		m := &msgs[0]
+		m.N = copy(m.Buf, d.b)
+		m.Segment, m.From, m.Truncated = m.N, d.from, m.N < len(d.b)
+		return 1, nil
+	case <-p.kicked:
+		return 0, os.ErrDeadlineExceeded
+	case <-p.done:
+		return 0, net.ErrClosed
+	}
+}
+
+func (p *port) kick() { p.kicked <- struct{}{} }
+
+func (p *port) unkick() {
+	select {
+	case <-p.kicked:
+	default:
+	}
+}
+
+func (p *port) write(to netip.AddrPort, b *batch) (int, error) {
+	for i, o := range b.packets {
+		p.send(to, slices.Concat(b.vec[b.start(i):o.end]...))
+	}
+	return len(b.packets), nil
+}
+
+func (p *port) send(to netip.AddrPort, b []byte) {
+	m := p.net
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.watch != nil {
+		m.watch(b)
+	}
+	tr := m.trouble
+	from := p.addr
+	if a, ok := m.translate[from]; ok {
+		from = a
+	}
+	for real, seen := range m.translate {
+		if seen == to {
+			to = real
+			break
+		} else if real == to {
+			return // the old address leads nowhere
+		}
+	}
+	if m.dark || m.rng.Float64() < tr.loss || tr.mtu > 0 && len(b) > tr.mtu {
+		return
+	}
+	copies := 1
+	if m.rng.Float64() < tr.double {
+		copies = 2
+	}
+	for range copies {
+		c := slices.Clone(b)
+		if m.rng.Float64() < tr.corrupt {
+			c[m.rng.IntN(len(c))] ^= byte(1 << m.rng.IntN(8))
+		}
+		after := tr.delay
+		if tr.jitter > 0 {
+			after += time.Duration(m.rng.Int64N(int64(tr.jitter)))
+		}
+		if m.rng.Float64() < tr.swap {
+			after += time.Millisecond
+		}
+		if after == 0 {
+			m.arrive(p, from, to, c)
+			continue
+		}
+		m.flying.Add(1)
+		time.AfterFunc(after, func() {
+			defer m.flying.Done()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.arrive(p, from, to, c)
+		})
+	}
+}
+
+func (m *memory) arrive(p *port, from, to netip.AddrPort, b []byte) {
+	d := m.ports[to]
+	if d == nil {
+		if to.Addr() == memHost && to.Port() < translated {
+			p.errors = append(p.errors, memError{b, syscall.ECONNREFUSED})
+			d, b = p, nil // wake the sender's reader
+		} else {
+			return
+		}
+	}
+	select {
+	case d.in <- memDatagram{b, from}:
+	default: // the buffer is full
+	}
+}
+
+func (p *port) size(netip.AddrPort) (int, int) { return 1200, 1472 }
+
+func (p *port) buffer() int { return 2 << 20 }
+
+func (p *port) local() netip.AddrPort { return p.addr }
+
+func (p *port) reported(buf []byte) ([]byte, error, bool) {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	if len(p.errors) == 0 {
+		return nil, nil, false
+	}
+	e := p.errors[0]
+	p.errors = p.errors[1:]
+	return buf[:copy(buf, e.about)], e.err, true
+}
+
+func (p *port) close() error {
+	p.once.Do(func() {
+		p.net.mu.Lock()
+		delete(p.net.ports, p.addr)
+		p.net.mu.Unlock()
+		close(p.done)
+	})
+	return nil
+}

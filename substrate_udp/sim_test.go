@@ -1,0 +1,158 @@
+package udp
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/substrate"
+)
+
+var simSeeds = flag.Int("udp.seeds", 300, "how many networks TestSimulator tries")
+var simFirst = flag.Uint64("udp.first", 1, "the first seed of TestSimulator")
+
+// TestSimulator moves bytes both ways over networks that lose, double, change, delay and reorder datagrams, go dark for a while and
+// give ends other addresses, in virtual time. Every byte must arrive, once and in order.
+func TestSimulator(t *testing.T) {
+	for i := range *simSeeds {
+		seed := *simFirst + uint64(i)
+		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { simulate(t, seed) }) }) {
+			t.Fatalf("seed %d: go test ./substrate_udp -run TestSimulator -udp.first=%d -udp.seeds=1", seed, seed)
+		}
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	part := func(most float64) float64 { return most * rng.Float64() * float64(rng.IntN(2)) }
+	tr := trouble{
+		loss: part(.2), double: part(.2), corrupt: part(.1), swap: part(.3),
+		delay: time.Duration(rng.IntN(30)) * time.Millisecond / 2, jitter: time.Duration(1+rng.IntN(3000)) * time.Microsecond,
+	}
+	if rng.IntN(4) == 0 {
+		tr.mtu = 1200 + rng.IntN(300)
+	}
+	m := newMemory(t, seed, tr)
+	s := newTest(t, Options{open: m.open, PathDown: time.Minute, Window: minWindow << rng.IntN(6)})
+	ctx := t.Context()
+	ln, err := s.Listen(ctx, "10.0.0.1:7")
+	require.NoError(t, err)
+	a, err := s.Dial(ctx, "10.0.0.1:7")
+	require.NoError(t, err)
+	b, err := ln.Accept()
+	require.NoError(t, err)
+
+	sizes := [2]int{rng.IntN(400_000), rng.IntN(400_000)}
+	over := func(ok bool) {
+		if !ok { // nothing waits in vain
+			a.Close()
+			b.Close()
+		}
+	}
+	var work sync.WaitGroup
+	for i, l := range []substrate.Link{a, b} {
+		out, in := simStream(seed, i, sizes[i]), simStream(seed, 1-i, sizes[1-i])
+		work.Go(func() { over(simSend(t, l, out, rand.New(rand.NewPCG(seed, uint64(10+i))))) })
+		work.Go(func() { over(simRecv(t, l, in, rand.New(rand.NewPCG(seed, uint64(20+i))))) })
+	}
+	// Meanwhile.
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	dialer := a.LocalAddr()
+	addr := netip.MustParseAddrPort(dialer.String())
+	for n := 0; ; n++ {
+		select {
+		case <-done:
+			if t.Failed() {
+				return
+			}
+			m.mu.Lock()
+			m.dark, m.trouble.loss = false, 0
+			m.mu.Unlock()
+			require.NoError(t, a.Close())
+			_, err := b.Recv(make([]byte, 1))
+			require.ErrorIs(t, err, io.EOF)
+			require.NoError(t, b.Close())
+			require.NoError(t, ln.Close())
+			return
+		case <-time.After(time.Duration(1+rng.IntN(400)) * time.Millisecond):
+		}
+		if n > 5000 {
+			t.Error("no end")
+			over(false)
+		}
+		m.mu.Lock()
+		switch {
+		case n > 20: // the rest in peace
+			m.dark = false
+		case rng.IntN(4) == 0:
+			m.dark = !m.dark
+		case rng.IntN(6) == 0:
+			m.translate[addr] = netip.AddrPortFrom(memHost, uint16(translated+n))
+		}
+		m.mu.Unlock()
+	}
+}
+
+func simStream(seed uint64, i, n int) []byte {
+	b := make([]byte, n)
+	c := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(i)})
+	c.Read(b)
+	return b
+}
+
+// simSend sends b in pieces, some of them unkept, and destroys what it may.
+func simSend(t *testing.T, l substrate.Link, b []byte, rng *rand.Rand) bool {
+	off := uint64(0)
+	for len(b) > 0 {
+		p := bytes.Clone(b[:min(len(b), 1+rng.IntN(1<<rng.IntN(18)))])
+		o := off
+		if rng.IntN(5) == 0 {
+			o = substrate.Unkept
+		}
+		n, err := l.Send(o, [][]byte{p})
+		if err != nil {
+			t.Errorf("Send: %v", err)
+			return false
+		}
+		if o == substrate.Unkept {
+			clear(p)
+		} else {
+			off += uint64(n)
+		}
+		b = b[n:]
+		if rng.IntN(10) == 0 {
+			<-time.After(time.Duration(rng.IntN(20)) * time.Millisecond)
+		}
+	}
+	return true
+}
+
+func simRecv(t *testing.T, l substrate.Link, want []byte, rng *rand.Rand) bool {
+	for len(want) > 0 {
+		p := make([]byte, 1+rng.IntN(1<<rng.IntN(18)))
+		n, err := l.Recv(p[:min(len(p), len(want))])
+		if err != nil {
+			t.Errorf("Recv, %d bytes before the end: %v", len(want), err)
+			return false
+		}
+		if !bytes.Equal(p[:n], want[:n]) {
+			t.Errorf("wrong bytes, %d before the end", len(want))
+			return false
+		}
+		want = want[n:]
+		if rng.IntN(20) == 0 {
+			<-time.After(time.Duration(rng.IntN(50)) * time.Millisecond)
+		}
+	}
+	return true
+}
