@@ -12,6 +12,7 @@ import (
 	"github.com/sockemu/sockemu/selector"
 	shm "github.com/sockemu/sockemu/substrate_shm"
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
+	udp "github.com/sockemu/sockemu/substrate_udp"
 )
 
 // Security says how peers are checked and what of the traffic is protected.
@@ -110,8 +111,9 @@ type Config struct {
 	// Rules names a file with policies for single peers (selector.ParseRules), which go before Substrates. The environment
 	// variable SOCKEMU_RULES says it for programs that don't.
 	Rules string
-	// SHM tunes shared memory, which carries connections within a host.
+	// SHM tunes shared memory, which carries connections within a host; UDP the reliable protocol over UDP.
 	SHM shm.Options
+	UDP udp.Options
 	// Private keeps the endpoint out of `sockemu ls` and `sockemu probe why`: no control socket is opened.
 	Private bool
 
@@ -174,7 +176,7 @@ func (c Config) policies() (func(addr string) selector.Policy, error) {
 }
 
 // substrates are the names that policies may use.
-var substrates = []string{"tcp", "shm"}
+var substrates = []string{"tcp", "shm", "udp"}
 
 func (c Config) endpoint() (endpoint.Config, error) {
 	policy, err := c.policies()
@@ -184,6 +186,6 @@ func (c Config) endpoint() (endpoint.Config, error) {
 	return endpoint.Config{
 		Session: c.session(), Substrate: tcp.New(c.TCP), ClusterKey: c.ClusterKey, HandshakeTimeout: c.HandshakeTimeout,
 		MaxHandshakes: c.MaxHandshakes, KeepAlive: c.KeepAlive, KeepAliveDead: c.KeepAliveDead, MemoryBudget: c.MemoryBudget,
-		Policy: policy, Others: []endpoint.Other{{Substrate: shm.New(c.SHM)}},
+		Policy: policy, Others: []endpoint.Other{{Substrate: shm.New(c.SHM)}, {Substrate: udp.New(c.UDP), Listen: ":0"}},
 	}, nil
 }

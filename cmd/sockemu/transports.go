@@ -8,6 +8,7 @@ func transports() bench.Registry {
 		bench.Raw(),
 		thin("tcp"),
 		thin("shm"),
+		thin("udp"),
 		thin("auto"),
 	}
 }

@@ -113,7 +113,7 @@ func (c *choice) decide(t *selector.Table) {
 	if d.Again > 0 && len(d.Candidates) > 0 {
 		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
 	}
-	if age := now.Sub(c.s.Opened()); d.Action == selector.Stay && age < eager {
+	if age := now.Sub(c.s.Opened()); d.Action == selector.Stay && age < eager && d.From.Substrate == p.e.cfg.Substrate.Name() {
 		// A machine that is just busy has blurred the first round: the next may be clearer.
 		for _, k := range d.Candidates {
 			if k.OK {

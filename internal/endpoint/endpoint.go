@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -80,7 +81,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Other is a further substrate.
+// Other is a further substrate. If it is an io.Closer it is closed with the endpoint.
 type Other struct {
 	Substrate substrate.Substrate
 	// Listen is where it accepts links, in its own form of addresses, while the endpoint has a Listener. It must let the system
@@ -544,6 +545,11 @@ func (e *Endpoint) Close() error {
 		c.close(errChannelClosed)
 	}
 	e.wg.Wait()
+	for _, o := range e.cfg.Others {
+		if c, ok := o.Substrate.(io.Closer); ok {
+			c.Close() // what links of it are left belongs to nobody
+		}
+	}
 	e.mu.Lock()
 	clear(e.sessions)
 	e.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
@@ -161,9 +162,9 @@ func (l *Listener) reachable(link substrate.Link) []string {
 		return []string{addr}
 	}
 	// A wildcard: the address over which this peer is being talked to is one that it can reach.
-	here, _, err := net.SplitHostPort(link.LocalAddr().String())
+	here, err := netip.ParseAddrPort(link.LocalAddr().String())
 	if err != nil {
-		return nil
+		return nil // not over a network
 	}
-	return []string{net.JoinHostPort(here, port)}
+	return []string{net.JoinHostPort(here.Addr().String(), port)}
 }

@@ -91,7 +91,9 @@ func (p *peer) join(s *session.Session, addrs []string, c *choice) {
 			p.addrs = append(p.addrs, a)
 		}
 	}
-	p.offers = offers
+	if name, _, _ := s.Link(); name == p.e.cfg.Substrate.Name() {
+		p.offers = offers // over a path without network addresses the peer can't say which of its own we can reach
+	}
 	if c != nil {
 		p.choices[s.GID()] = c
 	}
