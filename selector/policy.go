@@ -112,6 +112,11 @@ func (p Policy) Check(known ...string) error {
 	return nil
 }
 
+// Wants reports whether the policy asks for the substrate by name: pinned or preferred.
+func (p Policy) Wants(substrate string) bool {
+	return slices.Contains(p.Only, substrate) || slices.Contains(p.Prefer, substrate)
+}
+
 // Allows reports whether the policy lets a connection use the substrate.
 func (p Policy) Allows(substrate string) bool { return p.objection(substrate) == "" }
 

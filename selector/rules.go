@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/sockemu/sockemu/substrate"
@@ -115,6 +116,11 @@ func splitPeer(s string) (host, port string) {
 		return a.Unmap().String(), port
 	}
 	return strings.TrimSuffix(strings.ToLower(host), "."), port
+}
+
+// Wants reports whether any of the policies asks for the substrate by name.
+func (rs Rules) Wants(substrate string) bool {
+	return slices.ContainsFunc(rs.rules, func(r rule) bool { return r.policy.Wants(substrate) })
 }
 
 // Find returns the policy for a peer, which may be known by several names: as it was dialled ("db1:7000") and by its address

@@ -106,7 +106,9 @@ type Config struct {
 	// Substrates says what may carry the connections, in the words of selector.ParsePolicy: "auto" (what is measured decides, the
 	// default), "tcp" or "pin:shm,tcp" (one of these, or an error), "prefer:shm", "!shm". Every connection begins on TCP, with
 	// which it is usable at once, and moves as soon as a better path has been measured; a pinned one before Dial returns.
-	// The environment variable SOCKEMU_SUBSTRATE says it for programs that don't. Both ends' policies hold.
+	// UDP takes part only where it is named, at both ends ("pin:tcp,shm,udp"): so far kernel TCP mostly beats it, which a
+	// short measurement doesn't always show. The environment variable SOCKEMU_SUBSTRATE says it for programs that don't. Both ends'
+	// policies hold.
 	Substrates string
 	// Rules names a file with policies for single peers (selector.ParseRules), which go before Substrates. The environment
 	// variable SOCKEMU_RULES says it for programs that don't.
@@ -147,24 +149,25 @@ const (
 )
 
 // policies returns what Substrates and Rules say about a peer that is known by addr.
-func (c Config) policies() (func(addr string) selector.Policy, error) {
+// udpWanted says whether any of it asks for UDP.
+func (c Config) policies() (policy func(addr string) selector.Policy, udpWanted bool, err error) {
 	text := cmp.Or(c.Substrates, os.Getenv(substrateVar))
 	general, err := selector.ParsePolicy(text)
 	if err == nil {
 		err = general.Check(substrates...)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("substrates (Config.Substrates, %s): %w", substrateVar, err)
+		return nil, false, fmt.Errorf("substrates (Config.Substrates, %s): %w", substrateVar, err)
 	}
 	var rules selector.Rules
 	if name := cmp.Or(c.Rules, os.Getenv(rulesVar)); name != "" {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, fmt.Errorf("rules (Config.Rules, %s): %w", rulesVar, err)
+			return nil, false, fmt.Errorf("rules (Config.Rules, %s): %w", rulesVar, err)
 		}
 		defer f.Close()
 		if rules, err = selector.ParseRules(f); err != nil {
-			return nil, fmt.Errorf("rules in %s: %w", name, err)
+			return nil, false, fmt.Errorf("rules in %s: %w", name, err)
 		}
 	}
 	return func(addr string) selector.Policy {
@@ -172,20 +175,24 @@ func (c Config) policies() (func(addr string) selector.Policy, error) {
 			return p
 		}
 		return general
-	}, nil
+	}, general.Wants("udp") || rules.Wants("udp"), nil
 }
 
 // substrates are the names that policies may use.
 var substrates = []string{"tcp", "shm", "udp"}
 
 func (c Config) endpoint() (endpoint.Config, error) {
-	policy, err := c.policies()
+	policy, udpWanted, err := c.policies()
 	if err != nil {
 		return endpoint.Config{}, err
+	}
+	others := []endpoint.Other{{Substrate: shm.New(c.SHM)}}
+	if udpWanted {
+		others = append(others, endpoint.Other{Substrate: udp.New(c.UDP), Listen: ":0"})
 	}
 	return endpoint.Config{
 		Session: c.session(), Substrate: tcp.New(c.TCP), ClusterKey: c.ClusterKey, HandshakeTimeout: c.HandshakeTimeout,
 		MaxHandshakes: c.MaxHandshakes, KeepAlive: c.KeepAlive, KeepAliveDead: c.KeepAliveDead, MemoryBudget: c.MemoryBudget,
-		Policy: policy, Others: []endpoint.Other{{Substrate: shm.New(c.SHM)}, {Substrate: udp.New(c.UDP), Listen: ":0"}},
+		Policy: policy, Others: others,
 	}, nil
 }

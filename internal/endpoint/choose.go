@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -343,7 +344,7 @@ func (p *peer) chooseLoop() {
 		wait := e.choiceInterval()
 		if busy {
 			r := p.table.Round(now, inUse...)
-			for _, path := range r.Paths {
+			for _, path := range baseSecond(r.Paths, e.cfg.Substrate.Name()) {
 				m := e.probe(e.ctx, p.proc, path)
 				if e.ctx.Err() != nil {
 					break
@@ -371,6 +372,16 @@ func (p *peer) chooseLoop() {
 		}
 		t.Stop()
 	}
+}
+
+// baseSecond puts the base path behind the most promising one: with those two measured there can be a decision.
+func baseSecond(paths []selector.Path, base string) []selector.Path {
+	for i, p := range paths {
+		if i > 1 && p.Substrate == base {
+			return slices.Insert(slices.Delete(slices.Clone(paths), i, i+1), 1, p)
+		}
+	}
+	return paths
 }
 
 // choiceInterval is how often it is looked whether an idle connection still is.
