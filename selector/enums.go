@@ -2,6 +2,8 @@ package selector
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -23,6 +25,16 @@ func (t Tier) String() string { return nameOf(tierNames, int(t), "tier") }
 
 // MarshalText writes the name.
 func (t Tier) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads the name.
+func (t *Tier) UnmarshalText(b []byte) error {
+	i := slices.Index(tierNames, string(b))
+	if i < 0 {
+		return fmt.Errorf("no tier is called %q", b)
+	}
+	*t = Tier(i)
+	return nil
+}
 
 // An Action is what a decision tells the caller to do.
 type Action uint8
@@ -97,5 +109,12 @@ func (m Micros) String() string { return fmt.Sprintf("%.1f us", m.us()) }
 
 // MarshalJSON writes microseconds, to the nanosecond.
 func (m Micros) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, "%.3f", m.us()), nil }
+
+// UnmarshalJSON reads what MarshalJSON has written.
+func (m *Micros) UnmarshalJSON(b []byte) error {
+	us, err := strconv.ParseFloat(string(b), 64)
+	*m = Micros(us * 1e3)
+	return err
+}
 
 func (m Micros) us() float64 { return float64(m) / 1e3 }

@@ -181,11 +181,8 @@ func (c Config) policies() (policy func(addr string) selector.Policy, udpWanted 
 // substrates are the names that policies may use.
 var substrates = []string{"tcp", "shm", "udp"}
 
-func (c Config) endpoint() (endpoint.Config, error) {
-	policy, udpWanted, err := c.policies()
-	if err != nil {
-		return endpoint.Config{}, err
-	}
+// endpoint is what the layer below needs. policy stands in for Substrates and Rules.
+func (c Config) endpoint(policy func(addr string) selector.Policy, udpWanted bool) endpoint.Config {
 	others := []endpoint.Other{{Substrate: shm.New(c.SHM)}}
 	if udpWanted {
 		others = append(others, endpoint.Other{Substrate: udp.New(c.UDP), Listen: ":0"})
@@ -194,5 +191,5 @@ func (c Config) endpoint() (endpoint.Config, error) {
 		Session: c.session(), Substrate: tcp.New(c.TCP), ClusterKey: c.ClusterKey, HandshakeTimeout: c.HandshakeTimeout,
 		MaxHandshakes: c.MaxHandshakes, KeepAlive: c.KeepAlive, KeepAliveDead: c.KeepAliveDead, MemoryBudget: c.MemoryBudget,
 		Policy: policy, Others: others,
-	}, nil
+	}
 }

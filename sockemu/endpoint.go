@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sockemu/sockemu/internal/control"
@@ -48,11 +49,11 @@ type RefusedError = session.RefusedError
 // Endpoint is a process's end of its connections: identity, control channels, configuration, memory budget. Most programs use the
 // Default one through the package's functions. Its methods are safe for concurrent use.
 type Endpoint struct {
-	cfg  Config
-	e    *endpoint.Endpoint
-	pins func(addr string) selector.Policy
-	open sync.Once       // the control socket
-	ctl  *control.Server // nil without one
+	cfg    Config
+	e      *endpoint.Endpoint
+	policy atomic.Pointer[func(addr string) selector.Policy]
+	open   sync.Once       // the control socket
+	ctl    *control.Server // nil without one
 
 	mu    sync.Mutex
 	plain map[string]time.Time // addresses found not to speak sockemu, until when
@@ -76,13 +77,36 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.FallbackCache <= 0 {
 		cfg.FallbackCache = time.Minute
 	}
-	ec, err := cfg.endpoint()
+	policy, udpWanted, err := cfg.policies()
 	if err != nil {
-		return nil, &substrate.Error{Op: "configure", Substrate: "endpoint", Class: substrate.Config, Err: err}
+		return nil, configError(err)
 	}
-	return &Endpoint{
-		cfg: cfg, e: endpoint.New(ec), pins: ec.Policy, plain: make(map[string]time.Time), speak: make(map[string]struct{}),
-	}, nil
+	e := &Endpoint{cfg: cfg, plain: make(map[string]time.Time), speak: make(map[string]struct{})}
+	e.policy.Store(&policy)
+	e.e = endpoint.New(cfg.endpoint(e.pins, udpWanted))
+	return e, nil
+}
+
+func configError(err error) error {
+	return &substrate.Error{Op: "configure", Substrate: "endpoint", Class: substrate.Config, Err: err}
+}
+
+// pins is what the configuration says about the peer at addr.
+func (e *Endpoint) pins(addr string) selector.Policy { return (*e.policy.Load())(addr) }
+
+// SetSubstrates changes Config.Substrates while connections are open; a rules file is read again. Connections leave paths that are
+// not admitted any more at once, and may move to those that are now. What UDP needs can't be opened later: it must have been named
+// before, or in a rule.
+func (e *Endpoint) SetSubstrates(text string) error {
+	cfg := e.cfg
+	cfg.Substrates = text
+	policy, _, err := cfg.policies()
+	if err != nil {
+		return configError(err)
+	}
+	e.policy.Store(&policy)
+	e.e.PolicyChanged()
+	return nil
 }
 
 var defaultEndpoint = sync.OnceValue(func() *Endpoint {

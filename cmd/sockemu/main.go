@@ -25,6 +25,7 @@ type cli struct {
 
 	Demo    demoCmd    `cmd:"" help:"See a connection survive cuts, outages and the replacement of one of its processes."`
 	Pipe    pipeCmd    `cmd:"" help:"Copy standard input to a peer and back over a connection that doesn't break."`
+	Probe   probeCmd   `cmd:"" help:"Measure every path to a peer and say which is chosen and why; why GID: for a live connection."`
 	Ls      lsCmd      `cmd:"" help:"List the live connections of this user's processes on this host."`
 	Bench   benchCmd   `cmd:"" help:"Measure ways to make a connection beside plain TCP."`
 	Netem   netemCmd   `cmd:"" help:"Put programs at the ends of a bad network: delay, loss, reordering, limits."`
@@ -59,8 +60,16 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	}
 	std := &stdio{in: in, out: out, err: errs, log: newLogger(errs, c.LogLevel)}
 	if err := k.Run(std); err != nil {
-		fmt.Fprintf(errs, "sockemu %s: %v\n", k.Selected().Name, err)
+		fmt.Fprintf(errs, "sockemu %s: %v\n", commandName(k.Selected()), err)
 		return exitStatus(err)
 	}
 	return exitOK
+}
+
+// commandName is the command as it was typed: "netem ns".
+func commandName(n *kong.Node) string {
+	if n.Parent != nil && n.Parent.Type == kong.CommandNode {
+		return commandName(n.Parent) + " " + n.Name
+	}
+	return n.Name
 }

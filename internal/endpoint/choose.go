@@ -40,10 +40,11 @@ var priors = map[string]time.Duration{"shm": time.Microsecond, "verbs": 3 * time
 
 // A choice is what a connection's dialling end knows about the choice of its path.
 type choice struct {
-	s   *session.Session
-	own selector.Policy
+	s *session.Session
 
 	mu      sync.Mutex
+	own     selector.Policy
+	theirs  selector.Policy
 	p       *peer
 	b       *selector.Binding // nil: the policies of both ends contradict each other, see err
 	err     error
@@ -81,6 +82,7 @@ func (c *choice) bind(p *peer) {
 	if c.p != p {
 		c.p, c.b = p, nil
 	}
+	c.theirs = peer
 	if c.b == nil {
 		c.b, c.err = selector.NewBinding(now, path, true, c.own, peer)
 		if c.err != nil {
@@ -138,7 +140,7 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		defer func() { <-e.moving }()
 	case <-ctx.Done():
 	}
-	link, a, err := e.openTo(ctx, p.proc, d.To, request{
+	link, _, a, err := e.openTo(ctx, p.proc, d.To, request{
 		kind: wire.KindResume, standby: true, gid: c.s.GID(), psk: resumePSK(c.s.Secret()), seal: e.cfg.Session.Seal, my: wire.Setup{Epoch: 1},
 	})
 	if err == nil {
@@ -345,9 +347,12 @@ func (p *peer) chooseLoop() {
 		if busy {
 			r := p.table.Round(now, inUse...)
 			for _, path := range baseSecond(r.Paths, e.cfg.Substrate.Name()) {
-				m := e.probe(e.ctx, p.proc, path)
+				m, peer := e.probe(e.ctx, p.proc, path)
 				if e.ctx.Err() != nil {
 					break
+				}
+				if m.OK() && path.Substrate == e.cfg.Substrate.Name() {
+					p.heard(peer, all)
 				}
 				m.Round = r.ID
 				p.table.Record(path, m)
@@ -371,6 +376,83 @@ func (p *peer) chooseLoop() {
 		case <-e.ctx.Done():
 		}
 		t.Stop()
+	}
+}
+
+// heard takes over what the peer says of itself now: what it offers and what it admits.
+func (p *peer) heard(peer wire.Setup, all []*choice) {
+	p.mu.Lock()
+	changed := !slices.Equal(p.offers, peer.Offers)
+	p.offers = peer.Offers
+	p.mu.Unlock()
+	if changed {
+		p.wake()
+	}
+	theirs, err := selector.ParsePolicy(peer.Policy)
+	if err != nil {
+		return
+	}
+	for _, c := range all {
+		c.setPolicies(theirs)
+	}
+}
+
+// setPolicies tells the choice what both ends ask now.
+func (c *choice) setPolicies(theirs selector.Policy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.theirs = theirs
+	if c.b != nil {
+		c.err = c.b.SetPolicies(c.own, theirs)
+		c.change()
+	}
+}
+
+// PolicyChanged has Config.Policy asked again about every peer. Connections leave paths that are not admitted any more at once, at
+// whichever end that is said.
+func (e *Endpoint) PolicyChanged() {
+	e.mu.Lock()
+	list := make([]*entry, 0, len(e.sessions))
+	for _, en := range e.sessions {
+		if !en.ended {
+			list = append(list, en)
+		}
+	}
+	peers := make([]*peer, 0, len(e.peers))
+	for _, p := range e.peers {
+		peers = append(peers, p)
+	}
+	e.mu.Unlock()
+	for _, p := range peers {
+		p.mu.Lock()
+		p.policy = e.policy(p.home)
+		p.mu.Unlock()
+	}
+	for _, en := range list {
+		addr := en.home
+		if addr == "" && en.s.RemoteAddr() != nil {
+			addr = en.s.RemoteAddr().String()
+		}
+		own := e.policy(addr)
+		e.mu.Lock()
+		c := en.choice
+		e.mu.Unlock()
+		if c != nil {
+			c.mu.Lock()
+			c.own = own
+			theirs := c.theirs
+			c.mu.Unlock()
+			c.setPolicies(theirs)
+		} else {
+			e.Bound(en.s) // there may be a choice now
+		}
+		if name, _, _ := en.s.Link(); name != "" && !own.Allows(name) {
+			en.s.Switch(fmt.Errorf("%s is not admitted any more", name))
+		}
+	}
+	for _, p := range peers {
+		p.table.Invalidate(time.Now(), "the policy has changed")
+		p.choose()
 	}
 }
 

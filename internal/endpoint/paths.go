@@ -122,13 +122,13 @@ func (e *Endpoint) open(ctx context.Context, path selector.Path, q request) (sub
 }
 
 // openTo is open, for a link that must lead to a certain process.
-func (e *Endpoint) openTo(ctx context.Context, proc gid.ProcessID, path selector.Path, q request) (substrate.Link, agreed, error) {
+func (e *Endpoint) openTo(ctx context.Context, proc gid.ProcessID, path selector.Path, q request) (substrate.Link, wire.Setup, agreed, error) {
 	link, peer, a, err := e.open(ctx, path, q)
 	if err == nil && peer.Proc != proc {
 		link.Close()
 		err = fmt.Errorf("%s: %w: process %s, not %s", path.Addr, errElsewhere, peer.Proc, proc)
 	}
-	return link, a, err
+	return link, peer, a, err
 }
 
 // newLink is what a session gets after a handshake.

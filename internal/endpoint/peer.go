@@ -34,6 +34,7 @@ type peer struct {
 	ch       *channel
 	running  bool // the dial loop
 	retry    chan struct{}
+	home     string // by which the policy for it is found
 	policy   selector.Policy
 	offers   []wire.Offer
 	table    *selector.Table
@@ -58,7 +59,7 @@ func (e *Endpoint) Bound(s *session.Session) {
 			name = proc.String()
 		}
 		p = &peer{
-			e: e, proc: proc, policy: e.policy(en.home), sessions: make(map[gid.GID]*session.Session), retry: make(chan struct{}, 1),
+			e: e, proc: proc, home: en.home, policy: e.policy(en.home), sessions: make(map[gid.GID]*session.Session), retry: make(chan struct{}, 1),
 			table: selector.NewTable(name, e.choiceConfig()), choices: make(map[gid.GID]*choice), again: make(chan struct{}, 1),
 		}
 		e.peers[proc] = p
@@ -242,7 +243,7 @@ func (p *peer) list() []*session.Session {
 func (p *peer) dial(paths []selector.Path) (*channel, error) {
 	var failed error
 	for _, path := range paths {
-		link, a, err := p.e.openTo(p.e.ctx, p.proc, path, request{kind: wire.KindControl, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0})
+		link, _, a, err := p.e.openTo(p.e.ctx, p.proc, path, request{kind: wire.KindControl, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0})
 		if err == nil {
 			return newChannel(p.e, link, p.proc, a.binding, true), nil
 		}

@@ -29,23 +29,24 @@ const (
 )
 
 // probe measures one path to a process: over a link of its own, through the same handshake and the same Send and Recv as the data.
-func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, path selector.Path) selector.Measurement {
+// It returns what the peer said of itself, too, if it did.
+func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, path selector.Path) (selector.Measurement, wire.Setup) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	m, err := e.measure(ctx, proc, path)
+	m, peer, err := e.measure(ctx, proc, path)
 	m.At = time.Now()
 	if err != nil {
 		m.Class, m.Reason = substrate.ClassOf(err), err.Error()
 	}
-	return m
+	return m, peer
 }
 
-func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selector.Path) (selector.Measurement, error) {
+func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selector.Path) (selector.Measurement, wire.Setup, error) {
 	var m selector.Measurement
 	q := request{kind: wire.KindProbe, psk: e.psk, key: len(e.cfg.ClusterKey) > 0}
-	link, _, err := e.openTo(ctx, proc, path, q)
+	link, peer, _, err := e.openTo(ctx, proc, path, q)
 	if err != nil {
-		return m, err
+		return m, peer, err
 	}
 	defer link.Close()
 	done := guard(ctx, link)
@@ -56,7 +57,7 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 	for i := range probeWarmUp + probePings {
 		d, err := ask(link, wire.ProbeEcho, probePing, probePing)
 		if err != nil {
-			return m, err
+			return m, peer, err
 		}
 		if i >= probeWarmUp {
 			rtts = append(rtts, d)
@@ -83,7 +84,7 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 	for i, n := 0, probePiece; i == 0 || i < probeTrains && time.Now().Before(end); i++ {
 		d, err := ask(link, wire.ProbeTrain, n, 0)
 		if err != nil {
-			return m, err
+			return m, peer, err
 		}
 		best = min(best, float64(max(d-rtts[0], d/4))/float64(n))
 		if d < trainsTime/10 {
@@ -91,7 +92,7 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 		}
 	}
 	m.Cost.PerByte = best
-	return m, nil
+	return m, peer, nil
 }
 
 // ask sends a request with n bytes behind it and returns how long its answer, with so many bytes behind it, took.

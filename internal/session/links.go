@@ -590,8 +590,8 @@ func (s *Session) outOfPatience() {
 	}
 }
 
-// Switch gives up the current link for a new one: what the selector will do when another path is better. Without a link it
-// does nothing.
+// Switch gives up the current link and looks for another one: its path isn't admitted any more. Without a link it does nothing.
+// See Move for a path that is only worse than another.
 func (s *Session) Switch(reason error) {
 	s.mu.Lock()
 	b := s.cur

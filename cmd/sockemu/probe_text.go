@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sockemu/sockemu/selector"
+)
+
+// writeReport writes what is known of the paths to a peer for people: a table of candidates, which is best from which message size
+// on, and the choice.
+func writeReport(b *bytes.Buffer, r selector.Report) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	row := func(cells ...string) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			fmt.Fprint(t, printable(c))
+		}
+		fmt.Fprintln(t)
+	}
+	head := []string{"SUBSTRATE", "WORKS", "RTT MIN", "P50", "P99", "BANDWIDTH"}
+	curves := make(map[selector.Path][]selector.Point)
+	for i, c := range r.Curves {
+		curves[c.Path] = c.Points
+		for _, p := range c.Points {
+			if i == 0 {
+				head = append(head, "T("+byteSize(p.Size)+")")
+			}
+		}
+	}
+	row(append(head, "ADDRESS")...)
+	for _, c := range r.Candidates {
+		cells := []string{c.Substrate, "no", "-", "-", "-", "-"}
+		if c.OK {
+			cells[1] = "yes"
+		}
+		if c.Cost.RTT > 0 {
+			cells[2], cells[3], cells[4] = shortTime(c.Cost.RTTMin), shortTime(c.Cost.RTT), shortTime(c.Cost.RTTP99)
+		}
+		if c.Cost.MBPerSecond > 0 {
+			cells[5] = fmt.Sprintf("%.0f MB/s", c.Cost.MBPerSecond)
+			if c.Cost.MBPerSecond >= 1000 {
+				cells[5] = fmt.Sprintf("%.1f GB/s", c.Cost.MBPerSecond/1000)
+			}
+		}
+		points := curves[c.Path]
+		for i := range len(head) - 6 {
+			if i < len(points) {
+				cells = append(cells, shortTime(points[i].Time))
+			} else {
+				cells = append(cells, "-")
+			}
+		}
+		row(append(cells, c.Addr)...)
+	}
+	t.Flush()
+	for _, c := range r.Candidates {
+		if !c.OK && c.Reason != "" {
+			fmt.Fprintf(b, "%s: %s\n", c.Substrate, printable(c.Reason))
+		}
+	}
+	for i, s := range r.Best {
+		if i == 0 && len(r.Best) > 1 {
+			fmt.Fprintf(b, "fastest: %s", s.Substrate)
+		} else if i > 0 {
+			fmt.Fprintf(b, ", from %s on %s", byteSize(s.From), s.Substrate)
+		}
+		if i > 0 && i == len(r.Best)-1 {
+			b.WriteByte('\n')
+		}
+	}
+	if r.Choice.Substrate == "" {
+		fmt.Fprintf(b, "choice: none: %s\n", printable(r.Choice.Why))
+		return
+	}
+	fmt.Fprintf(b, "choice: %s: %s\n", r.Choice.Substrate, printable(r.Choice.Why))
+}
+
+// shortTime shows three digits of a time, in the unit that fits.
+func shortTime(m selector.Micros) string {
+	us := float64(time.Duration(m)) / 1e3
+	switch {
+	case us < 10:
+		return fmt.Sprintf("%.2f us", us)
+	case us < 100:
+		return fmt.Sprintf("%.1f us", us)
+	case us < 10_000:
+		return fmt.Sprintf("%.0f us", us)
+	}
+	return fmt.Sprintf("%.0f ms", us/1e3)
+}
+
+func byteSize(n int) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%dM", n>>20)
+	case n >= 1<<10 && n%(1<<10) == 0:
+		return fmt.Sprintf("%dK", n>>10)
+	}
+	return fmt.Sprint(n)
+}
