@@ -15,7 +15,9 @@ import (
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/substrate/fault"
+	shm "github.com/sockemu/sockemu/substrate_shm"
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
+	udp "github.com/sockemu/sockemu/substrate_udp"
 )
 
 func TestMain(m *testing.M) {
@@ -53,7 +55,11 @@ func (c *cutter) run(stop <-chan struct{}, every time.Duration) {
 		c.mu.Lock()
 		for l := range c.links {
 			if rand.IntN(3) > 0 {
-				l.Close()
+				if _, keeps := l.(substrate.Keeper); keeps {
+					l.Interrupt() // it breaks, but what it keeps is there until its session closes it
+				} else {
+					l.Close()
+				}
 				delete(c.links, l)
 			}
 		}
@@ -124,6 +130,15 @@ func overTCP() (substrate.Substrate, substrate.Substrate, string, func()) {
 	return s, s, "127.0.0.1:0", func() {}
 }
 
+func overSHM() (substrate.Substrate, substrate.Substrate, string, func()) {
+	return shm.New(shm.Options{}), shm.New(shm.Options{}), "", func() {}
+}
+
+func overUDP() (substrate.Substrate, substrate.Substrate, string, func()) {
+	a, b := udp.New(udp.Options{}), udp.New(udp.Options{})
+	return a, b, "127.0.0.1:0", func() { a.Close(); b.Close() }
+}
+
 func overFault(retains bool) func() (substrate.Substrate, substrate.Substrate, string, func()) {
 	return func() (substrate.Substrate, substrate.Substrate, string, func()) {
 		n := fault.New(fault.Config{Seed: rand.Uint64(), Retains: retains})
@@ -133,7 +148,7 @@ func overFault(retains bool) func() (substrate.Substrate, substrate.Substrate, s
 
 func TestNetConn(t *testing.T) {
 	for name, sub := range map[string]func() (substrate.Substrate, substrate.Substrate, string, func()){
-		"tcp": overTCP, "fault": overFault(false), "fault-retains": overFault(true),
+		"tcp": overTCP, "shm": overSHM, "udp": overUDP, "fault": overFault(false), "fault-retains": overFault(true),
 	} {
 		for _, seal := range []bool{false, true} {
 			for _, cut := range []time.Duration{0, 20 * time.Millisecond, 3 * time.Millisecond} {
