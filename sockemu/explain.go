@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
 )
 
 // Stats are the figures of one connection at one moment. Bytes count the application's bytes.
@@ -85,6 +86,12 @@ func (c *Conn) Explain() Explanation {
 			x.Choice = why.Err.Error()
 		case n > 0:
 			x.Choice = why.Decisions[n-1].String()
+			for i := n - 1; i >= 0; i-- {
+				if d := why.Decisions[i]; d.Action == selector.Switch && i < n-1 {
+					x.Choice = d.String() + "; now " + x.Choice
+					break
+				}
+			}
 		}
 	}
 	by := carriers[n.Substrate]

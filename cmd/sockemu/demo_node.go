@@ -31,6 +31,9 @@ type demoNodeCmd struct {
 const (
 	nodeStop    = "stop"    // finish the stream: half-close, read to the end, report
 	nodeUpgrade = "upgrade" // hand everything to a new process of the same program and exit
+	nodeAny     = "any"     // admit every substrate
+	nodeNoSHM   = "no-shm"  // admit shared memory no more
+	nodeMark    = "mark"    // measure the longest gap from now on
 )
 
 // What a node tells.
@@ -69,6 +72,10 @@ type nodeCounts struct {
 	Lost        uint64        `json:"lost"`
 	Replayed    uint64        `json:"replayed"`
 	State       string        `json:"state,omitempty"`
+	Substrate   string        `json:"substrate,omitempty"`
+	Moves       uint64        `json:"moves"`            // to better paths
+	MarkedGap   time.Duration `json:"marked_gap"`       // as Gap, since nodeMark
+	Choice      string        `json:"choice,omitempty"` // why it is carried by what carries it
 }
 
 // nodeState is what an upgrade carries beside the connection itself.
@@ -84,6 +91,7 @@ type nodeState struct {
 type node struct {
 	cmd  *demoNodeCmd
 	log  *slog.Logger
+	e    *sockemu.Endpoint
 	conn *sockemu.Conn
 	ln   *sockemu.Listener // nil in the client
 
@@ -93,6 +101,7 @@ type node struct {
 	sent, received atomic.Uint64 // out.pos and in.pos, for the others
 	lastRecv       atomic.Int64  // UnixNano
 	gap            atomic.Int64  // nanoseconds
+	markedGap      atomic.Int64  // nanoseconds
 	stopping       atomic.Bool   // there is no more to send
 	pausing        atomic.Bool   // an upgrade is on: leave the loops where they are
 
@@ -138,6 +147,12 @@ func (n *node) run(ctx context.Context) error {
 				n.stopping.Store(true)
 			case nodeUpgrade:
 				return n.handOver(ctx, ended)
+			case nodeAny, nodeNoSHM:
+				if err := n.e.SetSubstrates(map[string]string{nodeAny: "auto", nodeNoSHM: "!shm"}[command]); err != nil {
+					return err
+				}
+			case nodeMark:
+				n.markedGap.Store(0)
 			default:
 				return fmt.Errorf("unknown command %q", command)
 			}
@@ -164,6 +179,7 @@ func (n *node) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.e = e
 	inherited, err := e.Inherit(ctx)
 	if err != nil {
 		return fmt.Errorf("inherit: %w", err)
@@ -190,7 +206,8 @@ func (n *node) join(ctx context.Context) error {
 // endpoint makes the process's endpoint. A server tells its own address too, and a client that can't get through the relay would use
 // it: only here, where the relay is to be the one way, it must not.
 func (n *node) endpoint() (*sockemu.Endpoint, error) {
-	cfg := sockemu.Config{Fallback: sockemu.FallbackForbid, Logger: n.log.With("demo", n.cmd.Role, "pid", os.Getpid())}
+	// What the relay does to TCP is to be seen first; shared memory would go around it.
+	cfg := sockemu.Config{Fallback: sockemu.FallbackForbid, Substrates: "tcp", Logger: n.log.With("demo", n.cmd.Role, "pid", os.Getpid())}
 	if n.cmd.Role == "client" {
 		cfg.TCP.Dialer = &net.Dialer{Control: func(_, addr string, _ syscall.RawConn) error {
 			if addr != n.cmd.Addr {
@@ -297,8 +314,10 @@ func (n *node) receive() error {
 			}
 			n.received.Store(n.in.pos)
 			now := time.Now().UnixNano()
-			if gap := now - n.lastRecv.Swap(now); gap > n.gap.Load() {
-				n.gap.Store(gap)
+			gap := now - n.lastRecv.Swap(now)
+			n.gap.Store(max(gap, n.gap.Load()))
+			if gap > n.markedGap.Load() {
+				n.markedGap.Store(gap)
 			}
 		}
 		switch {
@@ -321,7 +340,11 @@ func (n *node) counts() nodeCounts {
 		s := n.conn.Stats()
 		c.Lost += s.Cuts
 		c.Replayed += s.Replayed
-		c.State = s.State
+		c.State, c.Substrate, c.Moves = s.State, s.Substrate, s.Moves
+		c.MarkedGap = time.Duration(n.markedGap.Load())
+		if s.Substrate == "shm" {
+			c.Choice = n.conn.Explain().Choice
+		}
 	}
 	return c
 }

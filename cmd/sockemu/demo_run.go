@@ -31,6 +31,9 @@ const (
 	phaseStart   = "starting the two processes"
 	phaseStream  = "streaming through cuts"
 	phaseReplace = "replacing the server process"
+	phaseFast    = "moving to shared memory"
+	phaseFail    = "shared memory fails"
+	phaseReturn  = "waiting for shared memory to prove itself again"
 	phaseFinish  = "finishing"
 	phaseOver    = "over"
 )
@@ -44,6 +47,7 @@ type demoState struct {
 	Outages        int
 	Plain          plainResult
 	Replacements   int
+	Fast           fastResult
 	Log            []logLine
 	Logged         int // lines ever logged; Log holds the last ones
 }
@@ -70,6 +74,7 @@ type demoRun struct {
 	gid            string
 	plainCuts      uint64 // what the relay had cut before the stream began
 	outages        int    // how many there were; they alternate in kind
+	fast           fastStage
 	timeUp         bool
 	stopSent       bool
 
@@ -106,7 +111,7 @@ func (r *demoRun) run(ctx context.Context) *verdict {
 	v := &verdict{
 		BytesUp: st.Server.Received, BytesDown: st.Client.Received, SHA256Up: st.Server.ReceivedSum, SHA256Down: st.Client.ReceivedSum,
 		Cuts: st.Cuts, Outages: st.Outages, LinksLost: st.Client.Lost + st.Server.Lost, Replayed: st.Client.Replayed + st.Server.Replayed,
-		Replacements: st.Replacements, LongestGapMS: float64(max(st.Client.Gap, st.Server.Gap).Microseconds()) / 1000,
+		Replacements: st.Replacements, Fast: st.Fast, LongestGapMS: float64(max(st.Client.Gap, st.Server.Gap).Microseconds()) / 1000,
 		Seconds: st.Elapsed.Seconds(), Seed: r.cmd.Seed, GID: r.gid, PIDs: r.pids, PlainTCP: st.Plain,
 	}
 	v.judge(&st, err)
@@ -152,11 +157,15 @@ func (r *demoRun) drive(ctx context.Context) error {
 				r.phase(phaseStream)
 				cut.Reset(r.cutDelay())
 				outage.Reset(min(r.spread(outageEvery/2), r.cmd.Time/4))
-				replace.Reset(r.cmd.Time / 2)
+				replace.Reset(r.cmd.Time * 2 / 5)
 				end.Reset(r.cmd.Time)
 				watchdog.Reset(r.cmd.Time + finishTime)
 			}
 		case <-cut.C:
+			if r.fast.step != fastIdle && r.fast.step != fastDone {
+				cut.Reset(r.cutDelay()) // one thing after the other
+				continue
+			}
 			if n := r.relay.CutAll(); n > 0 {
 				r.log(true, "cut %d TCP connection%s", n, plural(n))
 				r.countCuts()
@@ -164,7 +173,7 @@ func (r *demoRun) drive(ctx context.Context) error {
 			cut.Reset(r.cutDelay())
 		case <-outage.C:
 			d := min(outageTime, r.cmd.Time/5)
-			if r.snapshot().Elapsed+2*d > r.cmd.Time {
+			if r.fast.step != fastIdle || r.snapshot().Elapsed+2*d > r.cmd.Time {
 				continue // it would only delay the end
 			}
 			r.outage(d)
@@ -209,6 +218,10 @@ func (r *demoRun) handle(ev childEvent) (over bool, err error) {
 		r.client, err = startChild("client", r.relay.Addr(), r.cmd, r.errs, r.events, r.quit)
 	case evJoined:
 		err = r.joined(ev)
+	case evStats:
+		if r.fastStep() {
+			r.finish()
+		}
 	case evDone:
 		over = r.done("client") && r.done("server")
 	}
@@ -257,14 +270,15 @@ func (r *demoRun) joined(ev childEvent) error {
 		}
 		r.update(func(st *demoState) { st.Replacements++ })
 		r.phase(phaseStream)
+		r.fast.step = fastSettle
 		r.finish()
 	}
 	return nil
 }
 
-// finish tells both ends to stop, once the time is up and the replacement is there.
+// finish tells both ends to stop, once the time is up, the replacement is there, and shared memory has been shown.
 func (r *demoRun) finish() {
-	if !r.timeUp || r.pids.Replacement == 0 || r.stopSent {
+	if !r.timeUp || r.pids.Replacement == 0 || r.fast.step != fastDone || r.stopSent {
 		return
 	}
 	r.stopSent = true

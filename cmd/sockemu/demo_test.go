@@ -32,6 +32,13 @@ func TestDemoVerifiesEveryByte(t *testing.T) {
 	assert.Equal(t, 1, v.Replacements)
 	assert.NotEqual(t, v.PIDs.Server, v.PIDs.Replacement)
 	assert.NotEmpty(t, v.PlainTCP.Err)
+	assert.Empty(t, v.Fast.Missing)
+	assert.Equal(t, 2, v.Fast.Moves)
+	assert.Equal(t, 1, v.Fast.Failovers)
+	assert.Positive(t, v.Fast.FailoverMS)
+	assert.Positive(t, v.Fast.TCPRate)
+	assert.Positive(t, v.Fast.SHMRate)
+	assert.Contains(t, v.Fast.Choice, "shm")
 	for _, pid := range []int{v.PIDs.Client, v.PIDs.Server, v.PIDs.Replacement} {
 		assert.True(t, gone(pid), "process %d is left over", pid)
 	}
@@ -84,7 +91,7 @@ func goodState() (demoState, verdict) {
 		Client: nodeEvent{Ev: evDone, nodeCounts: nodeCounts{Sent: 10, Received: 20, SentSum: "a", ReceivedSum: "b"}},
 		Server: nodeEvent{Ev: evDone, nodeCounts: nodeCounts{Sent: 20, Received: 10, SentSum: "b", ReceivedSum: "a"}},
 	}
-	return st, verdict{BytesUp: 10, BytesDown: 20, Cuts: 1, Replacements: 1}
+	return st, verdict{BytesUp: 10, BytesDown: 20, Cuts: 1, Replacements: 1, Fast: fastResult{Moves: 2, Failovers: 1}}
 }
 
 // TestVerdictIsOnlyOKWhenEverythingHappened breaks each condition in turn.
@@ -102,6 +109,9 @@ func TestVerdictIsOnlyOKWhenEverythingHappened(t *testing.T) {
 		"no sum":            func(st *demoState, _ *verdict) { st.Client.SentSum, st.Server.ReceivedSum = "", "" },
 		"nothing moved":     func(_ *demoState, v *verdict) { v.BytesUp = 0 },
 		"nothing cut":       func(_ *demoState, v *verdict) { v.Cuts = 0 },
+		"never upgraded":    func(_ *demoState, v *verdict) { v.Fast.Moves = 0 },
+		"never returned":    func(_ *demoState, v *verdict) { v.Fast.Moves = 1 },
+		"never failed":      func(_ *demoState, v *verdict) { v.Fast.Failovers = 0 },
 		"nothing exchanged": func(_ *demoState, v *verdict) { v.Replacements = 0 },
 	} {
 		st, v := goodState()
@@ -110,6 +120,9 @@ func TestVerdictIsOnlyOKWhenEverythingHappened(t *testing.T) {
 		require.Equal(t, verdictFailed, v.Verdict, name)
 		require.NotEmpty(t, v.Reason, name)
 	}
+	v.Fast = fastResult{Missing: "no memfd"}
+	v.judge(&st, nil)
+	require.Equal(t, verdictOK, v.Verdict, "what a host doesn't have can't be shown")
 	v.judge(&st, errors.New("no luck"))
 	require.Equal(t, verdictFailed, v.Verdict)
 }

@@ -23,15 +23,16 @@ type verdict struct {
 	SHA256Up   string `json:"sha256_up"`   // of what the server received
 	SHA256Down string `json:"sha256_down"` // of what the client received
 
-	Cuts         uint64  `json:"cuts"`           // TCP connections that the relay cut
-	Outages      int     `json:"outages"`        // of them, followed by a time with no way through
-	LinksLost    uint64  `json:"links_lost"`     // as both ends of the connection saw it
-	Replayed     uint64  `json:"replayed"`       // bytes sent again on a new link
-	Replacements int     `json:"replacements"`   // of the server process
-	LongestGapMS float64 `json:"longest_gap_ms"` // the longest time that an application waited for a byte
-	Seconds      float64 `json:"seconds"`
-	Seed         uint64  `json:"seed"`
-	GID          string  `json:"gid"` // the connection's identity, the same throughout
+	Cuts         uint64     `json:"cuts"`           // TCP connections that the relay cut
+	Outages      int        `json:"outages"`        // of them, followed by a time with no way through
+	LinksLost    uint64     `json:"links_lost"`     // as both ends of the connection saw it
+	Replayed     uint64     `json:"replayed"`       // bytes sent again on a new link
+	Replacements int        `json:"replacements"`   // of the server process
+	Fast         fastResult `json:"fast"`           // what happened with shared memory
+	LongestGapMS float64    `json:"longest_gap_ms"` // the longest time that an application waited for a byte
+	Seconds      float64    `json:"seconds"`
+	Seed         uint64     `json:"seed"`
+	GID          string     `json:"gid"` // the connection's identity, the same throughout
 
 	PIDs     demoPIDs    `json:"pids"`
 	PlainTCP plainResult `json:"plain_tcp"`
@@ -64,6 +65,8 @@ func (v *verdict) judge(st *demoState, runErr error) {
 		reason = "nothing was cut, so nothing was shown"
 	case v.Replacements == 0:
 		reason = "the server process wasn't replaced"
+	case v.Fast.Missing == "" && (v.Fast.Moves != 2 || v.Fast.Failovers != 1):
+		reason = fmt.Sprintf("moved to shared memory %d times and fell back %d times, want 2 and 1", v.Fast.Moves, v.Fast.Failovers)
 	}
 	v.Verdict, v.Reason = verdictOK, ""
 	if reason != "" {
@@ -82,6 +85,15 @@ func (v *verdict) print(w io.Writer) {
 	row("client → server", "%s  sha256 %s", bytesText(v.BytesUp), short(v.SHA256Up))
 	row("server → client", "%s  sha256 %s", bytesText(v.BytesDown), short(v.SHA256Down))
 	row("replayed", "%s after %d lost links", bytesText(v.Replayed), v.LinksLost)
+	if f := v.Fast; f.Missing != "" {
+		row("shared memory", "not here: %s", f.Missing)
+	} else {
+		choice, _, _ := strings.Cut(f.Choice, "; rejected: ")
+		choice, _, _ = strings.Cut(choice, "; now ")
+		row("shared memory", "%s", choice)
+		row("", "%.0f MB/s before, %.0f MB/s after, hashing included", f.TCPRate, f.SHMRate)
+		row("its failure", "%.1f ms without a byte, then TCP; returned when it worked again", f.FailoverMS)
+	}
 	row("longest gap", "%.2f s without a byte, as the applications saw it", v.LongestGapMS/1000)
 	row("processes", "client %d, server %d, its replacement %d, relay %d", v.PIDs.Client, v.PIDs.Server, v.PIDs.Replacement, v.PIDs.Demo)
 	row("connection", "%s", v.GID)

@@ -25,7 +25,7 @@ const (
 	moves    = 16
 )
 
-// A young connection that has not found a better path is measured again after half its age, at least eagerPause, until it is eager
+// A young choice that has not found a better path is measured again after half its age, at least eagerPause, until it is eager
 // old: a dozen rounds of some ms each.
 const (
 	eager      = 5 * time.Second
@@ -48,6 +48,7 @@ type choice struct {
 	p       *peer
 	b       *selector.Binding // nil: the policies of both ends contradict each other, see err
 	err     error
+	began   time.Time // when there came to be a choice
 	last    selector.Decision
 	moved   uint64        // bytes, when it last was looked at
 	changed chan struct{} // closed and replaced when last, b or the path changes
@@ -84,6 +85,7 @@ func (c *choice) bind(p *peer) {
 	}
 	c.theirs = peer
 	if c.b == nil {
+		c.began = now
 		c.b, c.err = selector.NewBinding(now, path, true, c.own, peer)
 		if c.err != nil {
 			c.b = nil
@@ -110,13 +112,13 @@ func (c *choice) decide(t *selector.Table) {
 	now := time.Now()
 	d := c.b.Decide(now, t, c.s.Sizes(), selector.RoundDone)
 	c.last = d
-	p := c.p
+	p, age := c.p, now.Sub(c.began)
 	c.change()
 	c.mu.Unlock()
 	if d.Again > 0 && len(d.Candidates) > 0 {
 		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
 	}
-	if age := now.Sub(c.s.Opened()); d.Action == selector.Stay && age < eager && d.From.Substrate == p.e.cfg.Substrate.Name() {
+	if d.Action == selector.Stay && age < eager && d.From.Substrate == p.e.cfg.Substrate.Name() {
 		// A machine that is just busy has blurred the first round: the next may be clearer.
 		for _, k := range d.Candidates {
 			if k.OK {

@@ -210,9 +210,6 @@ func (s *Session) Link() (name, addr string, since time.Time) {
 	return s.cur.name, s.cur.addr, s.cur.at
 }
 
-// Opened is when the connection was made, or came into this process.
-func (s *Session) Opened() time.Time { return s.opened }
-
 // Sizes counts the sizes of the application's Writes.
 func (s *Session) Sizes() *selector.Sizes { return &s.sizes }
 
