@@ -90,7 +90,9 @@ func stream(t *testing.T, a, b *sockemu.Conn) (stop func()) {
 func awaitSubstrate(t *testing.T, name string, conns ...*sockemu.Conn) {
 	t.Helper()
 	for _, c := range conns {
-		require.Eventually(t, func() bool { return c.Stats().Substrate == name }, 40*time.Second, time.Millisecond, "to %s: %v", name, c.Explain())
+		for start := time.Now(); c.Stats().Substrate != name; <-time.After(time.Millisecond) {
+			require.Less(t, time.Since(start), 40*time.Second, "to %s: %v", name, c.Explain())
+		}
 	}
 }
 

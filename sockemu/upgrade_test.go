@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +29,12 @@ func child(mode string) int {
 	}
 	if mode == "exit at once" {
 		return 3
+	}
+	if addr, ok := strings.CutPrefix(mode, "serve "); ok {
+		return serveAt(addr)
+	}
+	if addr, ok := strings.CutPrefix(mode, "dial "); ok {
+		return dialFrom(addr)
 	}
 	ctx := context.Background()
 	e, err := sockemu.NewEndpoint(quick(withKey))

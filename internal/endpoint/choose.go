@@ -258,7 +258,8 @@ func (p *peer) offered() []selector.Offer {
 	}
 	var list []selector.Offer
 	add := func(path selector.Path, barred string) {
-		if barred == "" && !p.policy.Allows(path.Substrate) {
+		// The base path is measured even if it may not be used: there the peer says what it offers now.
+		if barred == "" && !p.policy.Allows(path.Substrate) && path.Substrate != e.cfg.Substrate.Name() {
 			barred = "not admitted: policy " + p.policy.String()
 		}
 		list = append(list, selector.Offer{Path: path, Barred: barred, Prior: prior(path.Substrate)})
@@ -340,9 +341,12 @@ func (p *peer) chooseLoop() {
 		var inUse []selector.Path
 		busy := false
 		for _, c := range all {
-			path, moves := c.look()
+			path, moves, allowed := c.look()
 			inUse = append(inUse, path)
 			busy = busy || moves
+			if !allowed {
+				c.decide(p.table) // perhaps it can go elsewhere before anything is measured
+			}
 		}
 		now := time.Now()
 		wait := e.choiceInterval()
@@ -406,8 +410,10 @@ func (c *choice) setPolicies(theirs selector.Policy) {
 	c.theirs = theirs
 	if c.b != nil {
 		c.err = c.b.SetPolicies(c.own, theirs)
-		c.change()
+	} else {
+		_, c.err = selector.Merge(c.own, theirs) // bind makes the binding, at the next link
 	}
+	c.change()
 }
 
 // PolicyChanged has Config.Policy asked again about every peer. Connections leave paths that are not admitted any more at once, at
@@ -448,7 +454,8 @@ func (e *Endpoint) PolicyChanged() {
 		} else {
 			e.Bound(en.s) // there may be a choice now
 		}
-		if name, _, _ := en.s.Link(); name != "" && !own.Allows(name) {
+		// The end that decides moves the connection when it has another path; the other end can only drop the link.
+		if name, _, _ := en.s.Link(); c == nil && name != "" && !own.Allows(name) {
 			en.s.Switch(fmt.Errorf("%s is not admitted any more", name))
 		}
 	}
@@ -476,18 +483,19 @@ func (e *Endpoint) choiceInterval() time.Duration {
 	return selector.DefaultInterval
 }
 
-// look returns the connection's path, and whether it is worth measuring: it is new, isn't where its policy wants it, or has moved
-// bytes since the last look.
-func (c *choice) look() (selector.Path, bool) {
+// look returns the connection's path, whether it is worth measuring (it is new, isn't where its policy wants it, has moved bytes since
+// the last look, or the peer's policy as last heard contradicts this end's), and whether the policies allow it.
+func (c *choice) look() (path selector.Path, busy, allowed bool) {
 	moved := c.s.Moved()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.b == nil {
-		return selector.Path{}, false
+		return selector.Path{}, c.err != nil, true
 	}
-	busy := moved != c.moved || len(c.b.History()) == 0 || !c.b.Policy().Allows(c.b.Current().Substrate)
+	allowed = c.b.Policy().Allows(c.b.Current().Substrate)
+	busy = moved != c.moved || len(c.b.History()) == 0 || !allowed || c.err != nil
 	c.moved = moved
-	return c.b.Current(), busy
+	return c.b.Current(), busy, allowed
 }
 
 // AwaitPolicy waits until the connection is on a path that both ends' policies allow. It returns an error that matches
