@@ -69,6 +69,9 @@ func stream(t *testing.T, a, b *sockemu.Conn) (stop func()) {
 			r.Read(p)
 			h.Write(p)
 			_, err = c.Write(p)
+			// Both ends, and what measures the paths, share the processors of this one process: without a pause every path would look
+			// as slow as the scheduler.
+			<-time.After(time.Duration(rand.IntN(1000)) * time.Microsecond)
 		}
 		errs <- err
 		results <- s

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/sockemu/sockemu/bench"
 	"github.com/sockemu/sockemu/sockemu"
@@ -32,7 +33,14 @@ func thin(substrates string) bench.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return e.Dial(ctx, network, address)
+			c, err := e.Dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			if substrates == "auto" {
+				awaitChoice(c)
+			}
+			return c, nil
 		},
 		func(ctx context.Context, network, address string) (net.Listener, error) {
 			e, err := endpoint(ctx)
@@ -41,4 +49,13 @@ func thin(substrates string) bench.Transport {
 			}
 			return e.Listen(ctx, network, address)
 		})
+}
+
+// choiceTime is what a connection gets to choose its path before it is measured.
+const choiceTime = 100 * time.Millisecond
+
+func awaitChoice(c *sockemu.Conn) {
+	for end := time.Now().Add(choiceTime); c.Stats().Moves == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }

@@ -142,9 +142,7 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		defer func() { <-e.moving }()
 	case <-ctx.Done():
 	}
-	link, _, a, err := e.openTo(ctx, p.proc, d.To, request{
-		kind: wire.KindResume, standby: true, gid: c.s.GID(), psk: resumePSK(c.s.Secret()), seal: e.cfg.Session.Seal, my: wire.Setup{Epoch: 1},
-	})
+	link, a, err := c.standby(ctx, p, d.To)
 	if err == nil {
 		gone := false
 		err = c.s.Move(d.To.String(), d.Cause.String(), func(my wire.Setup) (session.NewLink, error) {
@@ -167,6 +165,26 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		return
 	}
 	e.count.moved.Add(1)
+}
+
+// standby opens a link over path. The peer may not know the connection yet: over a fast path this can overtake the end of the
+// connection's own handshake.
+func (c *choice) standby(ctx context.Context, p *peer, path selector.Path) (substrate.Link, agreed, error) {
+	for pause := time.Millisecond; ; pause *= 2 {
+		link, _, a, err := p.e.openTo(ctx, p.proc, path, request{
+			kind: wire.KindResume, standby: true, gid: c.s.GID(), psk: resumePSK(c.s.Secret()), seal: p.e.cfg.Session.Seal, my: wire.Setup{Epoch: 1},
+		})
+		var r *session.RefusedError
+		if !errors.As(err, &r) || r.Status != wire.StatusUnknown || pause > 200*time.Millisecond {
+			return link, a, err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
 }
 
 // order says which paths to try for a connection without a link, the best first: what the choice falls on, the others that work,
@@ -483,7 +501,7 @@ func (e *Endpoint) choiceInterval() time.Duration {
 	return selector.DefaultInterval
 }
 
-// look returns the connection's path, whether it is worth measuring (it is new, isn't where its policy wants it, has moved bytes since
+// look returns the connection's path, whether it is worth measuring (it is young, isn't where its policy wants it, has moved bytes since
 // the last look, or the peer's policy as last heard contradicts this end's), and whether the policies allow it.
 func (c *choice) look() (path selector.Path, busy, allowed bool) {
 	moved := c.s.Moved()
@@ -493,7 +511,8 @@ func (c *choice) look() (path selector.Path, busy, allowed bool) {
 		return selector.Path{}, c.err != nil, true
 	}
 	allowed = c.b.Policy().Allows(c.b.Current().Substrate)
-	busy = moved != c.moved || len(c.b.History()) == 0 || !allowed || c.err != nil
+	young := time.Since(c.began) < eager && c.b.Current().Substrate == c.p.e.cfg.Substrate.Name()
+	busy = moved != c.moved || young || !allowed || c.err != nil
 	c.moved = moved
 	return c.b.Current(), busy, allowed
 }
