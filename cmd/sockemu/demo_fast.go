@@ -30,7 +30,7 @@ const (
 const (
 	rateTime = 500 * time.Millisecond
 	// fastTime bounds the wait for a move; the return takes three rounds of measurements, a second apart.
-	fastTime = 20 * time.Second
+	fastTime = 30 * time.Second
 )
 
 type fastStage struct {
@@ -63,6 +63,13 @@ func noSHM() string {
 	}
 	l.Close()
 	return ""
+}
+
+// pace slows both ends' streams down while paths are to be measured, or stops that: at full speed they take all the time of two
+// processors, and every path looks as slow as the scheduler.
+func (r *demoRun) pace(command string) {
+	r.client.command(command)
+	r.server.command(command)
 }
 
 // fastStep goes one step on if it is time for it. It reports whether the last one has been taken.
@@ -100,6 +107,7 @@ func (r *demoRun) fastStep() bool {
 		r.update(func(st *demoState) { st.Fast.TCPRate = v })
 		r.phase(phaseFast)
 		r.log(false, "shared memory is admitted from now on")
+		r.pace(nodePace)
 		r.client.command(nodeAny)
 		r.server.command(nodeAny)
 		next(fastUp)
@@ -107,6 +115,7 @@ func (r *demoRun) fastStep() bool {
 		if both("shm") && st.Client.Choice != "" {
 			r.update(func(st *demoState) { st.Fast.Moves++; st.Fast.Choice = st.Client.Choice })
 			r.log(false, "moved to shared memory, %s after", seconds(time.Since(f.since)))
+			r.pace(nodeFull)
 			next(fastRate)
 		}
 	case fastRate:
@@ -136,12 +145,14 @@ func (r *demoRun) fastStep() bool {
 		})
 		r.phase(phaseReturn)
 		r.log(false, "back on TCP: %.1f ms without a byte; shared memory is admitted again", float64(gap.Microseconds())/1000)
+		r.pace(nodePace)
 		r.server.command(nodeAny)
 		next(fastWaiting)
 	case fastWaiting:
 		if both("shm") {
 			r.update(func(st *demoState) { st.Fast.Moves++ })
 			r.log(false, "returned to shared memory, %s after", seconds(time.Since(f.since)))
+			r.pace(nodeFull)
 			r.phase(phaseStream)
 			f.step = fastDone
 			return true

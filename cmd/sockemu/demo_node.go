@@ -34,6 +34,8 @@ const (
 	nodeAny     = "any"     // admit every substrate
 	nodeNoSHM   = "no-shm"  // admit shared memory no more
 	nodeMark    = "mark"    // measure the longest gap from now on
+	nodePace    = "pace"    // pause between writes: leave the processors some time
+	nodeFull    = "full"    // don't
 )
 
 // What a node tells.
@@ -48,6 +50,8 @@ const (
 
 const (
 	statEvery = 100 * time.Millisecond
+	// paceTime is the pause of a paced stream, per write.
+	paceTime = 500 * time.Microsecond
 	// handOverTime bounds an upgrade: the new process starts, takes everything over and says so.
 	handOverTime = 20 * time.Second
 )
@@ -103,6 +107,7 @@ type node struct {
 	gap            atomic.Int64  // nanoseconds
 	markedGap      atomic.Int64  // nanoseconds
 	stopping       atomic.Bool   // there is no more to send
+	paced          atomic.Bool   // see nodePace
 	pausing        atomic.Bool   // an upgrade is on: leave the loops where they are
 
 	before nodeCounts // Lost and Replayed in the processes before this one
@@ -151,6 +156,8 @@ func (n *node) run(ctx context.Context) error {
 				if err := n.e.SetSubstrates(map[string]string{nodeAny: "auto", nodeNoSHM: "!shm"}[command]); err != nil {
 					return err
 				}
+			case nodePace, nodeFull:
+				n.paced.Store(command == nodePace)
 			case nodeMark:
 				n.markedGap.Store(0)
 			default:
@@ -285,6 +292,9 @@ func (n *node) send() error {
 	for !n.stopping.Load() {
 		if n.pausing.Load() {
 			return errPaused
+		}
+		if n.paced.Load() {
+			time.Sleep(paceTime)
 		}
 		n.out.produce(buf)
 		w, err := n.conn.Write(buf)

@@ -17,7 +17,7 @@ import (
 const (
 	// setUpTime bounds the start of both processes and of their connection, finishTime what follows when the time is up.
 	setUpTime  = 20 * time.Second
-	finishTime = 45 * time.Second
+	finishTime = 90 * time.Second
 	// outageEvery is the mean time between two outages, outageTime how long one lasts.
 	outageEvery = 3500 * time.Millisecond
 	outageTime  = time.Second
