@@ -18,7 +18,8 @@ const minShare = 64 << 10
 const sendPiece = 256 << 10
 
 // Corking: small writes that follow each other without a Read in between are gathered in the send buffer, and the pump sends
-// what has come together while its last system call ran. The first writes of a burst, and those of a dialogue, go at once.
+// what has come together while its last system call ran. The first writes of a burst, and those of a dialogue, go at once. A
+// link that keeps what it took, in memory, has no system calls to save.
 const (
 	corkMost  = 64 << 10              // longer writes go straight from the caller's slice
 	corkAfter = 8                     // writes without a Read before it begins
@@ -37,7 +38,7 @@ func (s *Session) Write(p []byte) (int, error) {
 }
 
 func (s *Session) write(p []byte) (int, error) {
-	cork := len(p) <= corkMost && s.bursting()
+	cork := len(p) <= corkMost && s.kept.Load() == nil && s.bursting()
 	done := 0
 	for {
 		s.mu.Lock()
