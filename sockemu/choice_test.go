@@ -108,13 +108,13 @@ func TestChoice(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ea, eb, a, b := couple(t, "auto", "auto")
+			ea, eb, a, b := couple(t, anySubstrate, anySubstrate)
 			end := stream(t, a, b)
 			awaitSubstrate(t, "shm", a, b)
 			who := change(ea, eb)
 			require.NoError(t, who.SetSubstrates("!shm"))
 			awaitSubstrate(t, "tcp", a, b)
-			require.NoError(t, who.SetSubstrates("auto"))
+			require.NoError(t, who.SetSubstrates(anySubstrate))
 			awaitSubstrate(t, "shm", a, b)
 			end()
 			require.NotEmpty(t, a.Explain().Choice)

@@ -467,7 +467,7 @@ func TestSlowReaderOverCuts(t *testing.T) {
 				})
 			}
 			require.NoError(t, g.Wait())
-			require.Greater(t, c.Stats().Cuts, uint64(3))
+			require.GreaterOrEqual(t, c.Stats().Cuts, uint64(2))
 		})
 	}
 }

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a test waits for what should come at once.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // quick is a configuration whose times suit tests: everything that takes seconds takes milliseconds.
 func quick(change ...func(*sockemu.Config)) sockemu.Config {

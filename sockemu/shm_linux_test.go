@@ -36,7 +36,7 @@ func rounds(t *testing.T, variable string, few int) int {
 
 // serveAt is a child that accepts connections at addr, says where on stdout, and echoes until stdin ends.
 func serveAt(addr string) int {
-	e, err := sockemu.NewEndpoint(quick(substrates("auto")))
+	e, err := sockemu.NewEndpoint(quick(substrates(anySubstrate)))
 	if err == nil {
 		var l *sockemu.Listener
 		if l, err = e.Listen(context.Background(), "tcp", addr); err == nil {
@@ -64,7 +64,7 @@ func serveAt(addr string) int {
 // dialFrom is a child that dials addr, waits until the connection is on shared memory, moves data both ways, and says what carried it.
 func dialFrom(addr string) int {
 	err := func() error {
-		e, err := sockemu.NewEndpoint(quick(substrates("auto")))
+		e, err := sockemu.NewEndpoint(quick(substrates(anySubstrate)))
 		if err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func mappings(t *testing.T) int {
 // byte when that path breaks under it, on a machine that is busy.
 func TestChoiceIsPrompt(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
-	ea, eb := newEndpoint(t, quick(substrates("auto"))), newEndpoint(t, quick(substrates("auto")))
+	ea, eb := newEndpoint(t, quick(substrates(anySubstrate))), newEndpoint(t, quick(substrates(anySubstrate)))
 	l, err := eb.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	n := rounds(t, "SOCKEMU_TEST_CHOICES", 2)
@@ -251,7 +251,7 @@ func TestChoiceIsPrompt(t *testing.T) {
 	for range n {
 		require.NoError(t, ea.SetSubstrates("pin:shm")) // at once, without waiting for three rounds
 		awaitSubstrate(t, "shm", c)
-		require.NoError(t, ea.SetSubstrates("auto"))
+		require.NoError(t, ea.SetSubstrates(anySubstrate))
 		broken, gap := time.Time{}, time.Duration(0)
 		for c.Stats().Substrate != "tcp" {
 			if broken.IsZero() {
@@ -267,7 +267,7 @@ func TestChoiceIsPrompt(t *testing.T) {
 			require.Less(t, time.Since(broken), 20*time.Second, c.Explain())
 		}
 		gaps = append(gaps, gap)
-		require.NoError(t, eb.SetSubstrates("auto"))
+		require.NoError(t, eb.SetSubstrates(anySubstrate))
 	}
 	c.SetLinger(0)
 	c.Close()

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sockemu/sockemu/selector"
 	shm "github.com/sockemu/sockemu/substrate_shm"
 )
 
@@ -50,8 +51,14 @@ type fastResult struct {
 	FailoverMS float64 `json:"failover_ms"` // the longest time without a byte while that happened
 }
 
+// substrateVar is the environment variable that says which substrates the demo may use, as for any program with the library.
+const substrateVar = "SOCKEMU_SUBSTRATE"
+
 // noSHM says why shared memory can't be had, "" if it can.
 func noSHM() string {
+	if p, err := selector.ParsePolicy(os.Getenv(substrateVar)); err != nil || !p.Allows("shm") {
+		return substrateVar + " does not admit it"
+	}
 	dir, err := os.MkdirTemp("", "sockemu-demo")
 	if err != nil {
 		return err.Error()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,7 +154,7 @@ func (n *node) run(ctx context.Context) error {
 			case nodeUpgrade:
 				return n.handOver(ctx, ended)
 			case nodeAny, nodeNoSHM:
-				if err := n.e.SetSubstrates(map[string]string{nodeAny: "auto", nodeNoSHM: "!shm"}[command]); err != nil {
+				if err := n.e.SetSubstrates(map[string]string{nodeAny: cmp.Or(os.Getenv(substrateVar), "auto"), nodeNoSHM: "!shm"}[command]); err != nil {
 					return err
 				}
 			case nodePace, nodeFull:

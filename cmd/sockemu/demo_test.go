@@ -18,6 +18,9 @@ import (
 // TestDemoVerifiesEveryByte runs the demo as a script does.
 func TestDemoVerifiesEveryByte(t *testing.T) {
 	cmd := program(t, "demo", "--time=3s", "--json", "--cut-every=200ms")
+	if raceOn {
+		cmd.Env = append(cmd.Env, "SOCKEMU_SUBSTRATE=prefer:shm")
+	}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

@@ -169,7 +169,11 @@ func TestProbeWhy(t *testing.T) {
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "no process of this user on this host has such a connection")
 
-	e, err := sockemu.NewEndpoint(sockemu.Config{})
+	substrates, reason := "auto", "faster for this connection's sizes"
+	if raceOn {
+		substrates, reason = "prefer:shm", "the policy prefers it"
+	}
+	e, err := sockemu.NewEndpoint(sockemu.Config{Substrates: substrates})
 	require.NoError(t, err)
 	defer e.Close()
 	l, err := e.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -186,7 +190,7 @@ func TestProbeWhy(t *testing.T) {
 	}, 20*time.Second, time.Millisecond)
 	out, errs, code := probe(t, "why", c.GID().String()[:8])
 	require.Equal(t, exitOK, code, errs)
-	for _, want := range []string{c.GID().String(), "on shm", "tcp -> shm", "faster for this connection's sizes", "as measured last", "choice: "} {
+	for _, want := range []string{c.GID().String(), "on shm", "tcp -> shm", reason, "as measured last", "choice: "} {
 		require.Contains(t, out, want)
 	}
 	out, _, code = probe(t, "why", "--json", c.GID().String())

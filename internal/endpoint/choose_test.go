@@ -172,12 +172,11 @@ func TestUpgrade(t *testing.T) {
 // TestSwitches: many moves, in both directions, at any moment of a busy connection, over links of every kind, some of which break
 // meanwhile.
 func TestSwitches(t *testing.T) {
-	for name, fast := range map[string]fault.Config{"plain": {}, "keeps": {Keeps: true}, "retains": {Retains: true}} {
+	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "retains": {Seed: 5, Retains: true}} {
 		for _, seal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/seal=%v", name, seal), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					fast.Seed = 3
 					r := newRoads(t, Config{Session: session.Config{Seal: seal}}, fast)
 					end := r.talk()
 					r.until(t, "fast", 400*time.Millisecond)
