@@ -25,7 +25,8 @@ func (e *Endpoint) NewProber(ctx context.Context, address string) (*Prober, erro
 
 // Probe asks the peer what it offers and measures all of it, over the same data paths as connections use; it takes some ms for
 // each path that works and at most about 1 s for one that doesn't. An error says that the peer can't be reached at all, or can't
-// be talked to: it is a *net.OpError around what Dial returns.
+// be talked to: it is a *net.OpError around what Dial returns. A peer that accepts but says nothing for half of the time there is
+// (until ctx's deadline, or Config.HandshakeTimeout) counts as ErrNotSockemu. A path that ctx leaves no time for counts as failed.
 func (p *Prober) Probe(ctx context.Context) error {
 	if err := p.p.Probe(ctx); err != nil {
 		return &net.OpError{Op: "probe", Net: "tcp", Addr: textAddr(p.address), Err: err}

@@ -21,6 +21,9 @@ import (
 // childEnv makes the test binary be the new process of an upgrade: its value says how the process behaves.
 const childEnv = "SOCKEMU_TEST_CHILD"
 
+// childSubstrates is what the new process's Config.Substrates says.
+const childSubstrates = "SOCKEMU_TEST_CHILD_SUBSTRATES"
+
 // child serves what it inherits until its standard input ends.
 func child(mode string) int {
 	fail := func(err error) int {
@@ -37,7 +40,7 @@ func child(mode string) int {
 		return dialFrom(addr)
 	}
 	ctx := context.Background()
-	e, err := sockemu.NewEndpoint(quick(withKey))
+	e, err := sockemu.NewEndpoint(quick(withKey, substrates(os.Getenv(childSubstrates))))
 	if err != nil {
 		return fail(err)
 	}

@@ -19,17 +19,21 @@ import (
 // The end that dialled a connection chooses its path. For each peer process one goroutine (chooseLoop) measures the paths there
 // are, and lets every connection to it decide on what was measured; package selector says how.
 
-// moveTime bounds a move to another path, moves how many of them run at a time.
+// moveTime bounds a move to another path, moves how many of them run at a time. After one that failed the paths are measured again
+// in retryMove: as soon as the same may be decided again.
 const (
-	moveTime = 3 * time.Second
-	moves    = 16
+	moveTime  = 3 * time.Second
+	moves     = 16
+	retryMove = time.Second
 )
 
-// A young choice that has not found a better path is measured again after half its age, at least eagerPause, until it is eager
-// old: a dozen rounds of some ms each.
+// For a choice younger than eager that has not found a better path, but has one to compare with, the paths are measured again: first
+// after eagerPause, later after half the time that this has been going on with the peer, at most eagerMost. Where connections come and
+// go all the time it is one round of some ms per eagerMost.
 const (
 	eager      = 5 * time.Second
 	eagerPause = 30 * time.Millisecond
+	eagerMost  = time.Second
 )
 
 // youngLink: a link that dies sooner speaks against its path; one that lived longer against nothing.
@@ -102,34 +106,48 @@ func (c *choice) change() {
 	c.changed = make(chan struct{})
 }
 
-// decide asks for a decision after a probe, and carries it out.
-func (c *choice) decide(t *selector.Table) {
+// decide asks for a decision after a probe of the paths to p, and carries it out.
+func (c *choice) decide(p *peer) {
+	t := p.table
 	c.mu.Lock()
-	if c.b == nil {
+	if c.b == nil || c.p != p { // the other end has moved to another process meanwhile
 		c.mu.Unlock()
 		return
 	}
 	now := time.Now()
 	d := c.b.Decide(now, t, c.s.Sizes(), selector.RoundDone)
 	c.last = d
-	p, age := c.p, now.Sub(c.began)
+	young := now.Sub(c.began) < eager
 	c.change()
 	c.mu.Unlock()
 	if d.Again > 0 && len(d.Candidates) > 0 {
 		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
 	}
-	if d.Action == selector.Stay && age < eager && d.From.Substrate == p.e.cfg.Substrate.Name() {
+	if d.Action == selector.Stay && young && d.From.Substrate == p.e.cfg.Substrate.Name() {
 		// A machine that is just busy has blurred the first round: the next may be clearer.
+		var ok []selector.Path
 		for _, k := range d.Candidates {
 			if k.OK {
-				t.Hasten(now.Add(max(eagerPause, age/2)), k.Path)
+				ok = append(ok, k.Path)
 			}
+		}
+		if len(ok) > 1 {
+			t.Hasten(now.Add(p.eagerness(now)), ok...)
 		}
 	}
 	if d.Action == selector.Switch {
 		p.e.log.Info("path chosen", "gid", c.s.GID(), "decision", d)
 		p.e.wg.Go(func() { c.move(p, d) }) // the caller is one of wg's
 	}
+}
+
+// eagerness is after which pause the paths should be measured again for a young connection. It is called by the loop alone.
+func (p *peer) eagerness(now time.Time) time.Duration {
+	if now.Sub(p.eagerAt) > eager {
+		p.eagerFrom = now
+	}
+	p.eagerAt = now
+	return min(max(eagerPause, now.Sub(p.eagerFrom)/2), eagerMost)
 }
 
 // move takes the connection to the path that was decided on.
@@ -147,7 +165,7 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		gone := false
 		err = c.s.Move(d.To.String(), d.Cause.String(), func(my wire.Setup) (session.NewLink, error) {
 			gone = true
-			return e.goOver(ctx, d.To, link, a, my)
+			return e.goOver(ctx, c.s, d.To, link, a, my)
 		})
 		if !gone {
 			link.Close()
@@ -161,6 +179,7 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		}
 		c.change()
 		c.mu.Unlock()
+		p.table.Hasten(time.Now().Add(retryMove), d.To, d.From)
 		p.wake()
 		return
 	}
@@ -173,6 +192,7 @@ func (c *choice) standby(ctx context.Context, p *peer, path selector.Path) (subs
 	for pause := time.Millisecond; ; pause *= 2 {
 		link, _, a, err := p.e.openTo(ctx, p.proc, path, request{
 			kind: wire.KindResume, standby: true, gid: c.s.GID(), psk: resumePSK(c.s.Secret()), seal: p.e.cfg.Session.Seal, my: wire.Setup{Epoch: 1},
+			home: p.e.knownAs(c.s),
 		})
 		var r *session.RefusedError
 		if !errors.As(err, &r) || r.Status != wire.StatusUnknown || pause > 200*time.Millisecond {
@@ -347,6 +367,7 @@ func (p *peer) chooseLoop() {
 		if len(p.choices) == 0 || e.ctx.Err() != nil {
 			p.choosing = false
 			p.mu.Unlock()
+			p.tidyLater()
 			return
 		}
 		p.table.SetOffers(p.offered())
@@ -363,7 +384,7 @@ func (p *peer) chooseLoop() {
 			inUse = append(inUse, path)
 			busy = busy || moves
 			if !allowed {
-				c.decide(p.table) // perhaps it can go elsewhere before anything is measured
+				c.decide(p) // perhaps it can go elsewhere before anything is measured
 			}
 		}
 		now := time.Now()
@@ -381,12 +402,12 @@ func (p *peer) chooseLoop() {
 				m.Round = r.ID
 				p.table.Record(path, m)
 				for _, c := range all {
-					c.decide(p.table)
+					c.decide(p)
 				}
 			}
 			if len(r.Paths) == 0 {
 				for _, c := range all {
-					c.decide(p.table) // a pin that can't be had must fail also if there is nothing to measure
+					c.decide(p) // a pin that can't be had must fail also if there is nothing to measure
 				}
 			}
 			if next, ok := p.table.NextProbe(time.Now()); ok {
@@ -417,7 +438,12 @@ func (p *peer) heard(peer wire.Setup, all []*choice) {
 		return
 	}
 	for _, c := range all {
-		c.setPolicies(theirs)
+		c.mu.Lock()
+		mine := c.p == p
+		c.mu.Unlock()
+		if mine {
+			c.setPolicies(theirs)
+		}
 	}
 }
 
@@ -455,11 +481,7 @@ func (e *Endpoint) PolicyChanged() {
 		p.mu.Unlock()
 	}
 	for _, en := range list {
-		addr := en.home
-		if addr == "" && en.s.RemoteAddr() != nil {
-			addr = en.s.RemoteAddr().String()
-		}
-		own := e.policy(addr)
+		own := e.policy(known(en.home, en.s))
 		e.mu.Lock()
 		c := en.choice
 		e.mu.Unlock()
@@ -517,8 +539,8 @@ func (c *choice) look() (path selector.Path, busy, allowed bool) {
 	return c.b.Current(), busy, allowed
 }
 
-// AwaitPolicy waits until the connection is on a path that both ends' policies allow. It returns an error that matches
-// substrate.ErrConfig if it won't be, and says why.
+// AwaitPolicy waits until the connection is on a path that both ends' policies allow, for twice the time of a handshake at most. It
+// returns an error that matches substrate.ErrConfig if it won't be, and says why.
 func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
 	e.mu.Lock()
 	var c *choice
@@ -529,6 +551,8 @@ func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
 	if c == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, 2*e.cfg.HandshakeTimeout)
+	defer cancel()
 	for {
 		c.mu.Lock()
 		err := c.err

@@ -246,7 +246,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	hctx, hcancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
 	defer hcancel()
 	id := gid.New()
-	my := e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link)
+	my := e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link, address)
 	peer, a, err := dialHandshake(hctx, link, request{
 		kind: wire.KindOpen, gid: id, answer: answer, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: e.cfg.Session.Seal, my: my, addr: address,
 	})
@@ -351,8 +351,11 @@ func (e *Endpoint) Ended(s *session.Session) {
 	if en.from != nil {
 		free = e.released(en.from)
 	}
-	closed := e.closed
+	closed, p := e.closed, en.peer
 	e.mu.Unlock()
+	if p != nil {
+		p.decided(s)
+	}
 	if free != nil {
 		free.rawNow().Close()
 	}
@@ -483,6 +486,7 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, path selector.Path, commit func() error) (session.NewLink, error) {
 	link, peer, a, err := e.open(ctx, path, request{
 		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, commit: commit,
+		home: e.knownAs(s),
 	})
 	if err != nil {
 		return session.NewLink{}, err

@@ -118,6 +118,7 @@ type request struct {
 	standby  bool // the link shall wait while another one is in use
 	my       wire.Setup
 	addr     string
+	home     string // by which the policy for the peer is found; "": addr
 
 	commit func() error  // called before the proof of life is sent; nil: nothing to check
 	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit

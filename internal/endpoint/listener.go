@@ -359,7 +359,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, wire.StatusStale, errors.New("a connection of that GID is here already"))
 		return
 	}
-	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link))
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link, ""))
 	if err != nil {
 		e.log.Debug("open not confirmed", "from", link.RemoteAddr(), "err", err)
 		link.Close()
@@ -398,7 +398,7 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		l.turnAway(link, st, err)
 		return
 	}
-	if !e.policy(link.RemoteAddr().String()).Allows(l.sub.Name()) {
+	if !e.policy(e.knownAs(s)).Allows(l.sub.Name()) {
 		l.turnAway(link, wire.StatusPath, fmt.Errorf("%s is not admitted here", l.sub.Name()))
 		return
 	}
@@ -411,7 +411,7 @@ func (l *Listener) serveResume(link substrate.Link, fixed []byte, h wire.Hello) 
 		l.turnAway(link, st, nil)
 		return
 	}
-	a, err := acceptOffer(link, o, e.identify(my, link))
+	a, err := acceptOffer(link, o, e.identify(my, link, e.knownAs(s)))
 	if err != nil {
 		s.AttemptFailed(o.peer.LinkNo)
 		e.log.Debug("resume not confirmed", "gid", h.GID, "from", link.RemoteAddr(), "err", err)
@@ -440,7 +440,7 @@ func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello)
 		l.turnAway(link, st, err)
 		return
 	}
-	a, err := acceptOffer(link, o, e.identify(wire.Setup{}, link))
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, ""))
 	if err != nil {
 		link.Close()
 		return

@@ -42,9 +42,33 @@ func (e *Endpoint) policy(addr string) selector.Policy {
 	return e.cfg.Policy(addr)
 }
 
-// identify completes a Setup with what this process is and where it can be reached, as seen over link.
-func (e *Endpoint) identify(my wire.Setup, link substrate.Link) wire.Setup {
-	policy := e.policy(link.RemoteAddr().String())
+// known is by which address the policy for the peer of s is found: that which was dialled, else that of the first link. The one in use
+// may be of a substrate whose addresses are in no rule.
+func known(home string, s *session.Session) string {
+	if a := s.RemoteAddr(); home == "" && a != nil {
+		return a.String()
+	}
+	return home
+}
+
+// knownAs is known, for a connection of this process.
+func (e *Endpoint) knownAs(s *session.Session) string {
+	e.mu.Lock()
+	home := ""
+	if en := e.sessions[endOf(s)]; en != nil {
+		home = en.home
+	}
+	e.mu.Unlock()
+	return known(home, s)
+}
+
+// identify completes a Setup with what this process is and where it can be reached, as seen over link. The policy is the one for the
+// peer at addr; "" means the far end of link.
+func (e *Endpoint) identify(my wire.Setup, link substrate.Link, addr string) wire.Setup {
+	if addr == "" {
+		addr = link.RemoteAddr().String()
+	}
+	policy := e.policy(addr)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	my.Proc = e.proc
@@ -112,7 +136,7 @@ func (e *Endpoint) open(ctx context.Context, path selector.Path, q request) (sub
 	if err != nil {
 		return nil, wire.Setup{}, agreed{}, err
 	}
-	q.my, q.addr = e.identify(q.my, link), path.Addr
+	q.my, q.addr = e.identify(q.my, link, q.home), path.Addr
 	peer, a, err := dialHandshake(ctx, link, q)
 	if err != nil {
 		link.Close()

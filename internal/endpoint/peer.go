@@ -41,6 +41,8 @@ type peer struct {
 	choices  map[gid.GID]*choice
 	choosing bool          // the loop runs
 	again    chan struct{} // wakes it
+
+	eagerFrom, eagerAt time.Time // since and until when young connections have had the paths measured more often; the loop's
 }
 
 // Bound implements session.Env: a session has a new link, perhaps to another process than before.
@@ -72,6 +74,9 @@ func (e *Endpoint) Bound(s *session.Session) {
 		en.choice = &choice{s: s, own: e.policy(home), changed: make(chan struct{})}
 	}
 	c := en.choice
+	if en.ended {
+		c = nil // this link only answers the peer
+	}
 	e.mu.Unlock()
 	if old != nil && old != p {
 		old.leave(s)
@@ -145,12 +150,28 @@ func (p *peer) leave(s *session.Session) {
 	empty := len(p.sessions) == 0
 	p.mu.Unlock()
 	if empty {
-		p.e.mu.Lock()
-		closed := p.e.closed
-		p.e.mu.Unlock()
-		if !closed {
-			time.AfterFunc(idleChannel, p.tidy)
-		}
+		p.wake() // the loop has nothing left to do
+		p.tidyLater()
+	}
+}
+
+// decided forgets the choice of a connection that has ended, but not the connection, which may still answer its peer.
+func (p *peer) decided(s *session.Session) {
+	p.mu.Lock()
+	delete(p.choices, s.GID())
+	last := len(p.choices) == 0
+	p.mu.Unlock()
+	if last {
+		p.wake()
+	}
+}
+
+// tidyLater has p forgotten if nobody needs it by then.
+func (p *peer) tidyLater() {
+	p.e.mu.Lock()
+	defer p.e.mu.Unlock()
+	if !p.e.closed {
+		time.AfterFunc(idleChannel, p.tidy)
 	}
 }
 
@@ -190,6 +211,7 @@ func (p *peer) loop() {
 		if len(p.sessions) == 0 || p.e.ctx.Err() != nil {
 			p.running = false
 			p.mu.Unlock()
+			p.tidyLater()
 			return
 		}
 		var paths []selector.Path

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
@@ -24,6 +25,7 @@ const (
 	trainsTime   = 20 * time.Millisecond  // for all of them, but one is always sent
 	probeTime    = time.Second            // for one path
 	probeBudget  = 250 * time.Millisecond // of it, for the measurement after the handshake
+	busyPause    = 20 * time.Millisecond  // before a peer that serves others is asked again, doubled each time
 	probeServed  = 16 << 20               // bytes that one probe link may cost the listener
 	probesServed = 32                     // probe links served at a time
 )
@@ -34,6 +36,17 @@ func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, path selector.
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	m, peer, err := e.measure(ctx, proc, path)
+	var r *session.RefusedError
+	for pause := busyPause; errors.As(err, &r) && r.Status == wire.StatusBusy && ctx.Err() == nil; pause *= 2 {
+		// That many others are just being served says nothing about the path.
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+			m, peer, err = e.measure(ctx, proc, path)
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
 	m.At = time.Now()
 	if err != nil {
 		m.Class, m.Reason = substrate.ClassOf(err), err.Error()
@@ -139,7 +152,7 @@ func (l *Listener) serveProbe(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, st, err)
 		return
 	}
-	if _, err := acceptOffer(link, o, e.identify(wire.Setup{}, link)); err != nil {
+	if _, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, "")); err != nil {
 		return
 	}
 	end := time.Now().Add(probeTime + probeBudget)

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,11 +34,16 @@ func (p *Prober) Peer() gid.ProcessID { return p.peer.proc }
 
 // Probe asks the peer what it offers and measures all of it, as the choice for a connection does. It returns an error if the
 // peer can't be reached over the base substrate at all, with the same classes as Dial: substrate.ErrRefused, ErrPathDown,
-// ErrConfig, ErrNotSockemu, *session.RefusedError.
+// ErrConfig, ErrNotSockemu, *session.RefusedError. When ctx's deadline passes after that, what is measured by then counts.
 func (p *Prober) Probe(ctx context.Context) error {
 	ctx, cancel := p.e.bound(ctx)
 	defer cancel()
-	q := request{kind: wire.KindProbe, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0, answer: probeTime}
+	// Half of the time there is for the first word: a peer that is silent is told from a host that is.
+	answer := p.e.cfg.HandshakeTimeout
+	if d, ok := ctx.Deadline(); ok {
+		answer = min(answer, time.Until(d))
+	}
+	q := request{kind: wire.KindProbe, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0, answer: max((answer / 2).Round(time.Millisecond), time.Millisecond)}
 	link, got, _, err := p.e.open(ctx, p.e.basePath(p.addr), q)
 	if err != nil {
 		return err
@@ -59,8 +65,12 @@ func (p *Prober) Probe(ctx context.Context) error {
 	r := p.peer.table.Round(time.Now())
 	for _, path := range r.Paths {
 		m, _ := p.e.probe(ctx, p.peer.proc, path)
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return fmt.Errorf("probing %s: %w", path, context.Cause(ctx))
+		}
+		// The link's deadline, which is ctx's, may be noticed before ctx has ended.
+		if end, ok := ctx.Deadline(); ok && !m.OK() && !time.Now().Before(end) {
+			m.Reason = "the time for all probes was over before this one was done"
 		}
 		m.Round = r.ID
 		p.peer.table.Record(path, m)

@@ -53,7 +53,7 @@ func recvNote(link substrate.Link, a agreed) ([]byte, error) {
 }
 
 // goOver says Go on a standby link. It closes the link on error.
-func (e *Endpoint) goOver(ctx context.Context, path selector.Path, link substrate.Link, a agreed, my wire.Setup) (session.NewLink, error) {
+func (e *Endpoint) goOver(ctx context.Context, s *session.Session, path selector.Path, link substrate.Link, a agreed, my wire.Setup) (session.NewLink, error) {
 	done := guard(ctx, link)
 	fail := func(err error) (session.NewLink, error) {
 		done()
@@ -63,7 +63,7 @@ func (e *Endpoint) goOver(ctx context.Context, path selector.Path, link substrat
 		}
 		return session.NewLink{}, fmt.Errorf("going over to %s: %w", path, err)
 	}
-	my = e.identify(my, link)
+	my = e.identify(my, link, e.knownAs(s))
 	if err := sendNote(link, a, append([]byte{byte(wire.StatusOK)}, my.Append(nil)...)); err != nil {
 		return fail(err)
 	}
@@ -87,7 +87,7 @@ func (e *Endpoint) goOver(ctx context.Context, path selector.Path, link substrat
 // serveStandby answers a standby link, waits for Go, and moves the connection over.
 func (l *Listener) serveStandby(link substrate.Link, o offer, s *session.Session) {
 	e := l.e
-	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: o.peer.Epoch}, link))
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: o.peer.Epoch}, link, e.knownAs(s)))
 	if err == nil {
 		link.SetRecvDeadline(time.Now().Add(standbyTime))
 		err = l.awaitGo(link, a, s)
@@ -114,7 +114,7 @@ func (l *Listener) awaitGo(link substrate.Link, a agreed, s *session.Session) er
 		sendNote(link, a, []byte{byte(st)})
 		return errors.New(st.String())
 	}
-	my = e.identify(my, link)
+	my = e.identify(my, link, e.knownAs(s))
 	if err := sendNote(link, a, append([]byte{byte(wire.StatusOK)}, my.Append(nil)...)); err != nil {
 		s.AttemptFailed(peer.LinkNo)
 		return err

@@ -227,7 +227,13 @@ func (s *Session) redialLoop(grace bool) {
 		s.mu.Unlock()
 		err := s.tryResume()
 		if err == nil {
-			continue // bound: the check above ends the loop, unless the link is already lost again
+			// Bound: the check above ends the loop, at once, unless the link is already lost again.
+			s.mu.Lock()
+			if wait = 0; s.cur == nil {
+				wait = s.backoff
+			}
+			s.mu.Unlock()
+			continue
 		}
 		if s.ctx.Err() != nil {
 			break
