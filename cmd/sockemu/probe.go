@@ -8,26 +8,23 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"time"
 
-	"github.com/sockemu/sockemu/internal/control"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/sockemu"
-	"github.com/sockemu/sockemu/substrate"
 )
 
 // probeCmd measures every path to a peer, or says what this host has, or why a live connection is where it is.
 type probeCmd struct {
-	Peer    string        `arg:"" optional:"" help:"HOST:PORT where a program with sockemu listens; or \"why\"."`
-	GID     string        `arg:"" optional:"" name:"gid" help:"After \"why\": the connection, as ls shows it. The beginning is enough."`
+	Peer    string        `arg:"" optional:"" help:"HOST:PORT where a program with sockemu listens; or the word why."`
+	GID     string        `arg:"" optional:"" name:"gid" help:"After why: the connection, as ls shows it. The first digits are enough."`
 	Self    bool          `help:"Print what this host has: interfaces, routes, RDMA devices."`
 	JSON    bool          `name:"json" help:"Print one JSON object (with --watch, one per line)."`
 	Watch   bool          `short:"w" help:"Measure again and again, until interrupted."`
 	Every   time.Duration `default:"2s" help:"How often --watch measures (default ${default})."`
 	Count   int           `placeholder:"N" help:"With --watch: so many times."`
 	Size    []int         `placeholder:"BYTES" help:"Sizes of the messages to choose for (default: a mix)."`
-	Policy  string        `placeholder:"POLICY" help:"Which substrates to admit, as SOCKEMU_SUBSTRATE: auto, pin:shm, prefer:udp,tcp, !shm."`
+	Policy  string        `placeholder:"POLICY" help:"Which substrates to admit, instead of SOCKEMU_SUBSTRATE and SOCKEMU_RULES: auto, pin:shm, prefer:udp,tcp, !shm."`
 	KeyFile string        `type:"existingfile" placeholder:"FILE" help:"File with the key that both ends share."`
 	Timeout time.Duration `default:"5s" help:"Bounds one measurement of everything (default ${default})."`
 }
@@ -35,24 +32,59 @@ type probeCmd struct {
 // why is the word that asks for the decisions about a connection.
 const why = "why"
 
-// Validate finds arguments that contradict each other.
+// Help says how the arguments go together.
+func (c *probeCmd) Help() string {
+	return `sockemu probe HOST:PORT: measure every path to the program that listens there.
+
+sockemu probe why GID: the decisions that a running process of this user took for a connection.
+
+sockemu probe --self: what this host has to connect with.`
+}
+
+// Validate finds arguments that are wrong or contradict each other.
 func (c *probeCmd) Validate() error {
 	switch {
-	case c.Self && (c.Peer != "" || c.Watch):
+	case c.Self && c.Peer != "":
 		return errors.New("--self stands alone")
 	case !c.Self && c.Peer == "":
 		return errors.New("say which peer (HOST:PORT), or \"why GID\", or --self")
 	case c.Peer == why && c.GID == "":
 		return errors.New("say which connection: sockemu ls shows their GIDs")
+	case c.Peer == why && !isGIDPrefix(c.GID):
+		return fmt.Errorf("%q is no GID: 1 to 32 hexadecimal digits, as sockemu ls shows them", c.GID)
 	case c.Peer != why && c.GID != "":
 		return fmt.Errorf("%q: one peer at a time", c.GID)
-	case c.Every < 10*time.Millisecond, c.Timeout <= 0, c.Count < 0:
-		return errors.New("--every must be at least 10ms, --timeout positive")
+	case (c.Self || c.Peer == why) && (c.Watch || c.Size != nil || c.Policy != "" || c.KeyFile != ""):
+		return errors.New("--watch, --size, --policy and --key-file are for measuring a peer")
+	case c.Count != 0 && !c.Watch:
+		return errors.New("--count needs --watch")
+	case c.Every < 10*time.Millisecond:
+		return errors.New("--every must be at least 10ms")
+	case c.Timeout <= 0, c.Count < 0:
+		return errors.New("--timeout and --count must be positive")
 	}
 	for _, n := range c.Size {
 		if n <= 0 {
 			return errors.New("--size must be positive")
 		}
+	}
+	if c.Self || c.Peer == why {
+		return nil
+	}
+	return checkPeer(c.Peer)
+}
+
+// checkPeer finds what can't be the address of a peer, whatever the network says.
+func checkPeer(peer string) error {
+	_, port, err := net.SplitHostPort(peer)
+	if err == nil {
+		var n int
+		if n, err = net.LookupPort("tcp", port); err == nil && n == 0 {
+			err = errors.New("nothing listens on port 0")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no peer: want HOST:PORT: %w", peer, err)
 	}
 	return nil
 }
@@ -65,17 +97,9 @@ func (c *probeCmd) Run(ctx context.Context, std *stdio) error {
 	case c.Peer == why:
 		return c.explain(ctx, std)
 	}
-	cfg := sockemu.Config{Substrates: c.Policy, Private: true, HandshakeTimeout: c.Timeout}
-	if c.KeyFile != "" {
-		key, err := os.ReadFile(c.KeyFile)
-		if err != nil {
-			return err
-		}
-		cfg.ClusterKey = bytes.TrimSpace(key)
-	}
-	e, err := sockemu.NewEndpoint(cfg)
+	e, err := c.endpoint()
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	defer e.Close()
 	tick := time.NewTicker(c.Every)
@@ -83,16 +107,16 @@ func (c *probeCmd) Run(ctx context.Context, std *stdio) error {
 	var p *sockemu.Prober
 	for i := 1; ; i++ {
 		r, err := c.measure(ctx, e, &p)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil && c.Watch:
+			return nil
+		case ctx.Err() != nil:
 			return errInterrupted
 		}
-		if perr := c.print(std, r, err); perr != nil {
+		if perr := c.print(std, i, r, err); perr != nil {
 			return perr
 		}
 		if !c.Watch || i == c.Count {
-			if err == nil && r.Choice.Substrate == "" {
-				err = errors.New(r.Choice.Why)
-			}
 			return err
 		}
 		select {
@@ -103,131 +127,98 @@ func (c *probeCmd) Run(ctx context.Context, std *stdio) error {
 	}
 }
 
+// endpoint is configured by the flags.
+func (c *probeCmd) endpoint() (*sockemu.Endpoint, error) {
+	cfg := sockemu.Config{Substrates: c.Policy, Private: true, HandshakeTimeout: c.Timeout}
+	if c.Policy != "" {
+		cfg.Rules = os.DevNull // a rule would go before the policy that was asked for
+	}
+	if c.KeyFile != "" {
+		key, err := os.ReadFile(c.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.ClusterKey = bytes.TrimSpace(key); len(cfg.ClusterKey) == 0 {
+			return nil, usageError{fmt.Errorf("%s holds no key", c.KeyFile)}
+		}
+	}
+	e, err := sockemu.NewEndpoint(cfg)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return e, nil
+}
+
+// measure does one round, making the prober if there is none yet. Its error says what is wrong with the peer, or that no path can be
+// chosen; there is a report in that case.
 func (c *probeCmd) measure(ctx context.Context, e *sockemu.Endpoint, p **sockemu.Prober) (selector.Report, error) {
+	none := selector.Report{
+		Peer: c.Peer, Policy: c.Policy, Candidates: []selector.Candidate{}, Best: []selector.Stretch{}, Curves: []selector.PathCurve{},
+		Choice: selector.Choice{Why: "the peer can't be probed"},
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if *p == nil {
 		var err error
 		if *p, err = e.NewProber(ctx, c.Peer); err != nil {
-			return selector.Report{}, explainFailure(c.Peer, err)
+			return none, explainFailure(c.Peer, err)
 		}
 	}
 	if err := (*p).Probe(ctx); err != nil {
-		return selector.Report{}, explainFailure(c.Peer, err)
+		return none, explainFailure(c.Peer, err)
 	}
-	w := selector.StartWeights
-	if len(c.Size) > 0 {
-		var s selector.Sizes
-		for range 1000 {
-			for _, n := range c.Size {
-				s.Add(n)
-			}
+	r := (*p).Report(c.weights(), c.Size)
+	r.Peer = c.Peer // as the user knows it
+	if r.Choice.Substrate == "" {
+		return r, fmt.Errorf("%s: a program with sockemu answers there, but no path can be chosen: %s", c.Peer, r.Choice.Why)
+	}
+	return r, nil
+}
+
+// weights are those of a connection that has written nothing but messages of --size, all equally often.
+func (c *probeCmd) weights() selector.Weights {
+	if len(c.Size) == 0 {
+		return selector.StartWeights
+	}
+	var s selector.Sizes
+	for range 1<<20/len(c.Size) + 1 { // against which what is assumed of a new connection doesn't count
+		for _, n := range c.Size {
+			s.Add(n)
 		}
-		w = selector.WeightsOf(&s)
 	}
-	return (*p).Report(w, c.Size), nil
+	return selector.WeightsOf(&s)
 }
 
-// explainFailure says what a failed probe means and what to look at.
-func explainFailure(peer string, err error) error {
-	advice := ""
-	var refused *sockemu.RefusedError
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		advice = "the name can't be resolved: check it, or use an address"
-	case errors.As(err, &refused):
-		advice = "a sockemu process answers there, but refuses: both ends need the same cluster key (--key-file)"
-	case errors.Is(err, sockemu.ErrNotSockemu):
-		advice = "something listens there that is no program with sockemu: check the port; such a peer gets plain TCP"
-	case errors.Is(err, substrate.ErrRefused):
-		advice = "the host answers, but nobody listens on that port: is the program running, is the port right?"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
-		advice = "no answer in time: the host is down, or a firewall drops the packets; --timeout waits longer"
-	case errors.Is(err, substrate.ErrPathDown):
-		advice = "the host can't be reached: check the address, the route (sockemu probe --self) and firewalls"
-	case errors.Is(err, substrate.ErrProtocol):
-		advice = "both ends need the same cluster key (--key-file) and version"
-	case errors.Is(err, substrate.ErrConfig):
-		advice = "this can't work as it is asked for"
-	}
-	if advice == "" {
-		return err
-	}
-	return fmt.Errorf("%s: %s (%w)", peer, advice, err)
+// A probeResult is what --json prints. Scripts depend on it.
+type probeResult struct {
+	selector.Report
+	Error string `json:"error,omitempty"`
 }
 
-func (c *probeCmd) print(std *stdio, r selector.Report, failed error) error {
+// print shows what a round has found. An error without a report needs no words here unless the next round hides it.
+func (c *probeCmd) print(std *stdio, round int, r selector.Report, failed error) error {
 	if c.JSON {
+		result := probeResult{Report: r}
 		if failed != nil {
-			return json.NewEncoder(std.out).Encode(struct {
-				Peer       string               `json:"peer"`
-				Candidates []selector.Candidate `json:"candidates"`
-				Choice     selector.Choice      `json:"choice"`
-				Error      string               `json:"error"`
-			}{c.Peer, []selector.Candidate{}, selector.Choice{Why: "the peer can't be probed"}, failed.Error()})
+			result.Error = failed.Error()
 		}
-		return json.NewEncoder(std.out).Encode(r)
+		return json.NewEncoder(std.out).Encode(result)
 	}
 	var b bytes.Buffer
-	switch {
-	case c.Watch && isTTY(std.out):
-		b.WriteString("\x1b[H\x1b[2J")
-	case failed != nil && !c.Watch:
-		return nil // the error says it all
+	if c.Watch {
+		if isTTY(std.out) {
+			b.WriteString("\x1b[H\x1b[2J") // home, and clear: ECMA-48
+		}
+		fmt.Fprintf(&b, "%s, round %d\n", time.Now().Format(time.TimeOnly), round)
 	}
-	if failed != nil {
-		fmt.Fprintln(&b, failed)
-	} else {
+	switch {
+	case len(r.Candidates) > 0:
 		writeReport(&b, r)
+	case c.Watch:
+		fmt.Fprintln(&b, printable(failed.Error()))
 	}
 	if c.Watch && !isTTY(std.out) {
 		b.WriteByte('\n')
-	}
-	_, err := std.out.Write(b.Bytes())
-	return err
-}
-
-// explain asks the processes of this host why a connection is carried as it is. The end that has dialled it knows.
-func (c *probeCmd) explain(ctx context.Context, std *stdio) error {
-	found, errs := control.Processes(ctx, "")
-	var best *control.Why
-	for _, p := range found {
-		w, err := p.Why(ctx, strings.ToLower(c.GID))
-		switch {
-		case errors.Is(err, control.ErrNoConnection):
-			continue
-		case err != nil:
-			errs = append(errs, fmt.Errorf("process %d: %w", p.Process.PID, err))
-			continue
-		case best != nil && best.Connection.GID != w.Connection.GID:
-			return fmt.Errorf("%s: %w", c.GID, control.ErrAmbiguous)
-		case best == nil || len(w.Decisions) > 0:
-			best = &w
-		}
-	}
-	if best == nil {
-		return errors.Join(append([]error{fmt.Errorf("%s: no process of this user on this host has such a connection (see sockemu ls)", c.GID)}, errs...)...)
-	}
-	if c.JSON {
-		return json.NewEncoder(std.out).Encode(best)
-	}
-	var b bytes.Buffer
-	n := best.Connection
-	fmt.Fprintf(&b, "connection %s, %s, to %s: %s", n.GID, n.Role, n.Peer, n.State)
-	if n.Substrate != "" {
-		fmt.Fprintf(&b, " on %s (%s)", n.Substrate, n.Path)
-	}
-	fmt.Fprintf(&b, "; %d links, %d moves\n", n.Links, n.Switches)
-	for _, line := range best.Text {
-		fmt.Fprintln(&b, printable(line))
-	}
-	if len(best.Candidates) > 0 && string(best.Candidates) != "null" {
-		var r selector.Report
-		if err := json.Unmarshal(best.Candidates, &r); err == nil && len(r.Candidates) > 0 {
-			fmt.Fprintln(&b, "\nas measured last:")
-			writeReport(&b, r)
-		}
 	}
 	_, err := std.out.Write(b.Bytes())
 	return err

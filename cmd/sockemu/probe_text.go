@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -9,9 +10,10 @@ import (
 	"github.com/sockemu/sockemu/selector"
 )
 
-// writeReport writes what is known of the paths to a peer for people: a table of candidates, which is best from which message size
-// on, and the choice.
+// writeReport writes what is known of the paths to a peer for people: a table of candidates, the check that failed for each that
+// doesn't work, which is the fastest from which message size on, and the choice.
 func writeReport(b *bytes.Buffer, r selector.Report) {
+	fmt.Fprintf(b, "paths to %s for messages of %s on average, policy %s\n", printable(r.Peer), roughSize(r.Mean), printable(r.Policy))
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) {
 		for i, c := range cells {
@@ -55,29 +57,26 @@ func writeReport(b *bytes.Buffer, r selector.Report) {
 				cells = append(cells, "-")
 			}
 		}
-		row(append(cells, c.Addr)...)
+		row(append(cells, cmp.Or(c.Addr, "-"))...)
 	}
 	t.Flush()
 	for _, c := range r.Candidates {
 		if !c.OK && c.Reason != "" {
-			fmt.Fprintf(b, "%s: %s\n", c.Substrate, printable(c.Reason))
+			fmt.Fprintf(b, "%s: %s\n", printable(c.Substrate), printable(c.Reason))
 		}
 	}
-	for i, s := range r.Best {
-		if i == 0 && len(r.Best) > 1 {
-			fmt.Fprintf(b, "fastest: %s", s.Substrate)
-		} else if i > 0 {
-			fmt.Fprintf(b, ", from %s on %s", byteSize(s.From), s.Substrate)
+	if len(r.Best) > 1 {
+		fmt.Fprintf(b, "fastest: %s", printable(r.Best[0].Substrate))
+		for _, s := range r.Best[1:] {
+			fmt.Fprintf(b, "; from about %s on: %s", roughSize(float64(s.From)), printable(s.Substrate))
 		}
-		if i > 0 && i == len(r.Best)-1 {
-			b.WriteByte('\n')
-		}
+		b.WriteByte('\n')
 	}
 	if r.Choice.Substrate == "" {
 		fmt.Fprintf(b, "choice: none: %s\n", printable(r.Choice.Why))
 		return
 	}
-	fmt.Fprintf(b, "choice: %s: %s\n", r.Choice.Substrate, printable(r.Choice.Why))
+	fmt.Fprintf(b, "choice: %s: %s\n", printable(r.Choice.Substrate), printable(r.Choice.Why))
 }
 
 // shortTime shows three digits of a time, in the unit that fits.
@@ -94,6 +93,21 @@ func shortTime(m selector.Micros) string {
 	return fmt.Sprintf("%.0f ms", us/1e3)
 }
 
+// roughSize shows three digits of a number of bytes.
+func roughSize(n float64) string {
+	unit := ""
+	for _, u := range []string{"K", "M"} {
+		if n >= 1024 {
+			n, unit = n/1024, u
+		}
+	}
+	if n >= 100 {
+		return fmt.Sprintf("%.0f%s", n, unit)
+	}
+	return fmt.Sprintf("%.3g%s", n, unit)
+}
+
+// byteSize shows a number of bytes to the byte.
 func byteSize(n int) string {
 	switch {
 	case n >= 1<<20 && n%(1<<20) == 0:

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/sockemu/sockemu/sockemu"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// explainFailure says what a failed probe means and what to do next; behind it, in brackets, what was tried and what came of it.
+func explainFailure(peer string, err error) error {
+	if advice := adviceFor(err); advice != "" {
+		return fmt.Errorf("%s: %s (%w)", peer, advice, err)
+	}
+	return fmt.Errorf("%s: %w", peer, err)
+}
+
+func adviceFor(err error) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			return "there is no host of that name: check it, or use an address"
+		}
+		return "the name can't be looked up now: check the name server, or use an address"
+	}
+	if refused, ok := errors.AsType[*sockemu.RefusedError](err); ok {
+		return adviceForRefusal(refused.Status)
+	}
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	tried, ok := errors.AsType[*substrate.Error](err)
+	dialing := ok && tried.Op == "dial"
+	switch {
+	case errors.Is(err, sockemu.ErrNotSockemu):
+		return "something listens there that does not speak sockemu: is the port right, and does that program use sockemu? " +
+			"If it says nothing, it may also be stopped or overloaded"
+	case errors.Is(err, substrate.ErrRefused):
+		return "the host answers, but nobody listens on that port: is the program running, is the port right?"
+	case late && dialing:
+		return "no answer in time: the host is down, or a firewall drops the packets; check both, or wait longer with --timeout"
+	case late:
+		return "it accepts connections, but does not answer in time: is it overloaded? --timeout waits longer"
+	case errors.Is(err, substrate.ErrConfig):
+		return "this can't work as it is asked for"
+	case errors.Is(err, substrate.ErrProtocol):
+		return "what answers breaks the protocol: compare the cluster keys (--key-file) and sockemu version on both hosts"
+	case errors.Is(err, substrate.ErrPathDown) && dialing:
+		return "the host can't be reached: check the address, the routes (sockemu probe --self) and firewalls"
+	}
+	return ""
+}
+
+// adviceForRefusal is about a process with sockemu that answers, but not as wished.
+func adviceForRefusal(st wire.Status) string {
+	switch st {
+	case wire.StatusKey:
+		return "a program with sockemu answers there, but with another cluster key, or only one end has one: give both the same (--key-file)"
+	case wire.StatusBusy:
+		return "a program with sockemu answers there, but is busy with as many set-ups or probes as it admits: try again in a moment"
+	case wire.StatusVersion:
+		return "a program with sockemu answers there, but the two have no version of the protocol in common: compare sockemu version"
+	case wire.StatusNoListener:
+		return "a program with sockemu answers there, but takes no new connections: is it about to end?"
+	}
+	return "a program with sockemu answers there, but refuses: its log may say more"
+}
