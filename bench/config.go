@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -91,6 +92,7 @@ type Config struct {
 
 	Congestion string // congestion control of TCP; empty: cubic where it can be had, else reno; KeepCongestion: the system's
 	NetNS      bool   // run the processes in two network namespaces joined by a veth pair; needs root
+	Host       string // address of this machine that the server listens at; empty: the loopback, or the veth pair's
 	Cold       bool   // bandwidth: send from 64 MiB instead of from one message that stays in cache
 	Seed       uint64 // of the order of blocks and of the bootstrap
 
@@ -113,8 +115,13 @@ const (
 
 // Validate says what is wrong with what the user chose, or nil.
 func (c *Config) Validate() error {
-	if _, err := c.Registry.choose(c.Modes, c.Substrates); err != nil {
+	if _, _, err := c.Registry.choose(c.Modes, c.Substrates); err != nil {
 		return err
+	}
+	if c.Host != "" {
+		if _, err := netip.ParseAddr(c.Host); err != nil || c.NetNS {
+			return fmt.Errorf("%q: the address to listen at is an IP address of this machine, and none can be chosen between namespaces", c.Host)
+		}
 	}
 	if len(c.Ops) == 0 || len(c.Sizes) == 0 || len(c.Placements) == 0 {
 		return fmt.Errorf("nothing to measure: give at least one operation, size and placement")

@@ -57,8 +57,12 @@ func TestValidate(t *testing.T) {
 		{"valid", func(*Config) {}, ""},
 		{"all modes", func(c *Config) { c.Modes, c.Substrates = nil, nil }, ""},
 		{"mode", func(c *Config) { c.Modes = []string{"thick"} }, `unknown mode "thick": there is raw, same,`},
-		{"substrate", func(c *Config) { c.Substrates = []string{"smoke"} }, `unknown substrate "smoke": there is tcp, udp`},
+		{"substrate", func(c *Config) { c.Substrates = []string{"steam"} }, `unknown substrate "steam": there is tcp, udp`},
 		{"mode over substrate", func(c *Config) { c.Modes, c.Substrates = []string{"same"}, []string{"udp"} }, `mode "same" doesn't run over udp`},
+		{"not available", func(c *Config) { c.Modes, c.Substrates = []string{"elsewhere"}, nil }, `mode "elsewhere" over smoke is not available here: no such device`},
+		{"host", func(c *Config) { c.Host = "127.0.0.2" }, ""},
+		{"no address", func(c *Config) { c.Host = "localhost" }, `"localhost": the address to listen at is an IP address`},
+		{"host and namespaces", func(c *Config) { c.Host, c.NetNS = "127.0.0.2", true }, "none can be chosen between namespaces"},
 		{"no raw", func(c *Config) { c.Registry, c.Modes = testRegistry[1:], nil }, `no transport "raw"`},
 		{"op", func(c *Config) { c.Ops = []Op{"latency"} }, `unknown operation "latency": there is rtt, bw`},
 		{"placement", func(c *Config) { c.Placements = []Placement{"three"} }, `unknown placement "three"`},
@@ -102,9 +106,16 @@ func TestChoose(t *testing.T) {
 		{"by substrate", nil, []string{"tcp"}, []string{"raw/tcp", "same/tcp", "undialable/tcp"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ts, err := testRegistry.choose(c.modes, c.substrates)
+			ts, _, err := testRegistry.choose(c.modes, c.substrates)
 			require.NoError(t, err)
 			assert.Equal(t, c.want, names(ts))
 		})
 	}
+	t.Run("what is not available is left out, and told", func(t *testing.T) {
+		ts, left, err := testRegistry.choose(nil, []string{"smoke"})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"raw/tcp"}, names(ts))
+		assert.Equal(t, []Skipped{{Mode: "elsewhere", Substrate: "smoke", Reason: "no such device"}}, left)
+		assert.Equal(t, "elsewhere over smoke: no such device", left[0].String())
+	})
 }

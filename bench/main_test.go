@@ -49,6 +49,7 @@ var testRegistry = Registry{
 		c, err := dialRaw(ctx, network, address)
 		return corrupted{c}, err
 	}, listenRaw),
+	If(func() error { return errors.New("no such device") }, Via("elsewhere", "smoke", dialRaw, listenRaw)),
 	Via("unpinned", "udp", new(net.Dialer).DialContext, new(net.ListenConfig).Listen),
 }
 

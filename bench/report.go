@@ -41,6 +41,7 @@ type Method struct {
 	Conns   int    `json:"connections"` // of each mode, used in turn
 	Seed    uint64 `json:"seed"`
 	NetNS   bool   `json:"netns"` // across a veth pair instead of the loopback
+	Host    string `json:"host"`  // address that the server listens at
 	Cold    bool   `json:"cold"`
 }
 
@@ -80,10 +81,20 @@ type Row struct {
 	CoreNs    int64     `json:"core_distance_ns"` // just before this case; 0: unknown
 }
 
-// A Skipped is what was asked for and can't be measured here.
+// A Skipped is what was asked for and can't be measured here: a placement, or a mode over a substrate.
 type Skipped struct {
-	Placement Placement `json:"placement"`
+	Placement Placement `json:"placement,omitempty"`
+	Mode      string    `json:"mode,omitempty"`
+	Substrate string    `json:"substrate,omitempty"`
 	Reason    string    `json:"reason"`
+}
+
+// String names what was skipped, and why.
+func (s Skipped) String() string {
+	if s.Mode != "" {
+		return s.Mode + " over " + s.Substrate + ": " + s.Reason
+	}
+	return "placement " + string(s.Placement) + ": " + s.Reason
 }
 
 // WriteJSON writes r as one JSON object and a newline.

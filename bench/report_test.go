@@ -27,7 +27,7 @@ func report() *Report {
 			row(RTT, ModeRaw, 32768, 1), row(RTT, "thin", 32768, 1.06), row(RTT, ModeRaw, 128, 1), row(RTT, "thin", 128, 1.02),
 			row(BW, ModeRaw, 128, 1), row(BW, "thin", 128, 0.9),
 		},
-		Skipped: []Skipped{{Two, "only one CPU"}},
+		Skipped: []Skipped{{Placement: Two, Reason: "only one CPU"}},
 		Notes:   []string{"a busy machine"},
 	}
 }

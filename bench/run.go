@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		left--
 	}
 	if len(r.report.Rows) == 0 {
-		return nil, fmt.Errorf("nothing could be measured: placement %s: %s", r.report.Skipped[0].Placement, r.report.Skipped[0].Reason)
+		return nil, fmt.Errorf("nothing could be measured: %s", r.report.Skipped[len(r.report.Skipped)-1])
 	}
 	r.judge()
 	return r.report, nil
@@ -72,7 +73,7 @@ type runner struct {
 }
 
 func newRunner(cfg *Config) (*runner, error) {
-	transports, err := cfg.Registry.choose(cfg.Modes, cfg.Substrates)
+	transports, left, err := cfg.Registry.choose(cfg.Modes, cfg.Substrates)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +101,8 @@ func newRunner(cfg *Config) (*runner, error) {
 			GOMAXPROCS: runtime.GOMAXPROCS(0), Congestion: shown, CoreDistance: r.coreDistance(), Load: host.LoadAverage(),
 			Time: time.Now().UTC().Format(time.RFC3339),
 		},
-		Method: Method{Rounds: cfg.Rounds, BlockUs: cfg.block().Microseconds(), Conns: cfg.connections(), Seed: cfg.Seed, NetNS: cfg.NetNS, Cold: cfg.Cold},
+		Method:  Method{Rounds: cfg.Rounds, BlockUs: cfg.block().Microseconds(), Conns: cfg.connections(), Seed: cfg.Seed, NetNS: cfg.NetNS, Host: cfg.Host, Cold: cfg.Cold},
+		Skipped: left,
 	}
 	r.plan()
 	if cfg.Budget > 0 {
@@ -124,7 +126,7 @@ func (r *runner) close() {
 func (r *runner) plan() {
 	for _, p := range r.cfg.Placements {
 		if p == Two && len(r.cpus) < 2 {
-			r.report.Skipped = append(r.report.Skipped, Skipped{p, "this process may use only one CPU"})
+			r.report.Skipped = append(r.report.Skipped, Skipped{Placement: p, Reason: "this process may use only one CPU"})
 			continue
 		}
 		for _, op := range r.cfg.Ops {
@@ -154,8 +156,11 @@ func (r *runner) listenAt() string {
 	if r.cable != nil {
 		return net.JoinHostPort(r.cable.B.Addr().String(), "0")
 	}
-	return "127.0.0.1:0"
+	return net.JoinHostPort(cmp.Or(r.cfg.Host, loopback), "0")
 }
+
+// loopback is where servers listen if nothing else is said.
+const loopback = "127.0.0.1"
 
 // coreDistance is that of the first two CPUs in ns, 0 if it can't be measured.
 func (r *runner) coreDistance() int64 {

@@ -30,7 +30,7 @@ func TestRun(t *testing.T) {
 	want := 3
 	if len(cpus) < 2 {
 		want = 2
-		assert.Equal(t, []Skipped{{Two, "this process may use only one CPU"}}, r.Skipped)
+		assert.Equal(t, []Skipped{{Placement: Two, Reason: "this process may use only one CPU"}}, r.Skipped)
 	}
 	require.Len(t, r.Rows, want*2*2*2)
 	seen := make(map[string]bool)

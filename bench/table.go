@@ -15,8 +15,11 @@ func (r *Report) WriteTable(w io.Writer) error {
 	m := r.Machine
 	t.text("%s, %d CPUs %s apart, Linux %s, %s, %s, load %.2f, %s\n", m.CPU, m.NCPU, distance(m.CoreDistance), m.Kernel, m.Go, m.Congestion, m.Load, m.Time)
 	network := "loopback"
-	if r.Method.NetNS {
+	switch {
+	case r.Method.NetNS:
 		network = "veth pair"
+	case r.Method.Host != "" && r.Method.Host != loopback:
+		network = "at " + r.Method.Host
 	}
 	t.text("%s; medians of up to %d rounds of %d us blocks on %d connections each; [quartiles], (95 %% confidence of the median); A/A: raw beside raw\n",
 		network, r.Method.Rounds, r.Method.BlockUs, r.Method.Conns)
@@ -30,7 +33,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		}
 	}
 	for _, s := range r.Skipped {
-		t.text("\nnot measured: placement %s: %s\n", s.Placement, s.Reason)
+		t.text("\nnot measured: %s\n", s)
 	}
 	if len(r.Notes) > 0 {
 		t.text("\n")

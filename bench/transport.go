@@ -28,6 +28,31 @@ type Transport interface {
 	Listen(ctx context.Context, address string) (net.Listener, error)
 }
 
+// An Optional is a Transport that not every machine has.
+type Optional interface {
+	Transport
+	// Available says what is missing on this machine, or nil. It is asked once per process.
+	Available() error
+}
+
+// If makes t Optional: available says what is missing on this machine, or nil.
+func If(available func() error, t Transport) Optional { return optional{t, available} }
+
+type optional struct {
+	Transport
+	available func() error
+}
+
+func (o optional) Available() error { return o.available() }
+
+// missing says why this machine doesn't have t, or nil.
+func missing(t Transport) error {
+	if o, ok := t.(Optional); ok {
+		return o.Available()
+	}
+	return nil
+}
+
 // A Registry is the transports that a program can measure. It must hold Raw.
 type Registry []Transport
 
@@ -41,33 +66,43 @@ func (r Registry) find(mode, substrate string) (Transport, bool) {
 }
 
 // choose returns the transports of these modes over these substrates: first raw, the reference, then the others in
-// registry order. An empty list means all of them.
-func (r Registry) choose(modes, substrates []string) ([]Transport, error) {
+// registry order. An empty list means all of them, but for those that this machine lacks: these are returned apart. A mode that was asked
+// for by name must be there.
+func (r Registry) choose(modes, substrates []string) (chosen []Transport, left []Skipped, err error) {
 	if err := known("mode", modes, r, Transport.Name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := known("substrate", substrates, r, Transport.Substrate); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	raw, ok := r.find(ModeRaw, "tcp")
 	if !ok {
-		return nil, fmt.Errorf("no transport %q over tcp to compare with", ModeRaw)
+		return nil, nil, fmt.Errorf("no transport %q over tcp to compare with", ModeRaw)
 	}
-	chosen := []Transport{raw}
+	chosen = []Transport{raw}
 	used := map[string]bool{ModeRaw: true}
 	for _, t := range r {
-		asked := (len(modes) == 0 || slices.Contains(modes, t.Name())) && (len(substrates) == 0 || slices.Contains(substrates, t.Substrate()))
-		if asked && t.Name() != ModeRaw {
-			chosen = append(chosen, t)
-			used[t.Name()] = true
+		named := slices.Contains(modes, t.Name())
+		asked := (len(modes) == 0 || named) && (len(substrates) == 0 || slices.Contains(substrates, t.Substrate()))
+		if !asked || t.Name() == ModeRaw {
+			continue
 		}
+		switch err := missing(t); {
+		case err == nil:
+			chosen = append(chosen, t)
+		case named:
+			return nil, nil, fmt.Errorf("mode %q over %s is not available here: %w", t.Name(), t.Substrate(), err)
+		default:
+			left = append(left, Skipped{Mode: t.Name(), Substrate: t.Substrate(), Reason: err.Error()})
+		}
+		used[t.Name()] = true
 	}
 	for _, m := range modes {
 		if !used[m] {
-			return nil, fmt.Errorf("mode %q doesn't run over %s", m, strings.Join(substrates, ", "))
+			return nil, nil, fmt.Errorf("mode %q doesn't run over %s", m, strings.Join(substrates, ", "))
 		}
 	}
-	return chosen, nil
+	return chosen, left, nil
 }
 
 // known checks that each name is the property of some transport.

@@ -24,6 +24,7 @@ type benchCmd struct {
 	Conns      int           `default:"8" help:"Connections of each mode, used in turn."`
 	Time       time.Duration `default:"55s" help:"Time for the whole run, about: cases make fewer rounds if it gets short. 0: no limit."`
 	JSON       string        `name:"json" placeholder:"FILE" help:"Write the report there as JSON; -: to standard output, instead of the table."`
+	Host       string        `placeholder:"IP" help:"Listen at this address of the machine instead of the loopback: that of an RDMA device's interface for verbs."`
 	NetNS      bool          `name:"netns" help:"Run the two processes in two network namespaces joined by a veth pair (needs root)."`
 	Congestion string        `placeholder:"NAME" help:"Congestion control of TCP; default: leave the system's. Default: cubic where it can be had, else reno."`
 	Cold       bool          `help:"Bandwidth: send from 64 MiB instead of from one message that stays in the CPU's cache."`
@@ -49,7 +50,7 @@ func (c *benchCmd) Validate() error {
 func (c *benchCmd) config() bench.Config {
 	cfg := bench.Config{
 		Registry: transports(), Modes: c.Mode, Substrates: c.Substrate,
-		Rounds: c.Reps, Connections: c.Conns, Budget: c.Time, Congestion: c.Congestion, NetNS: c.NetNS, Cold: c.Cold, Seed: c.Seed,
+		Rounds: c.Reps, Connections: c.Conns, Budget: c.Time, Congestion: c.Congestion, NetNS: c.NetNS, Host: c.Host, Cold: c.Cold, Seed: c.Seed,
 	}
 	for _, n := range c.Size {
 		cfg.Sizes = append(cfg.Sizes, bench.Size(n))

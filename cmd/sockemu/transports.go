@@ -1,6 +1,9 @@
 package main
 
-import "github.com/sockemu/sockemu/bench"
+import (
+	"github.com/sockemu/sockemu/bench"
+	"github.com/sockemu/sockemu/bench/rsocket"
+)
 
 // transports are what `sockemu bench` can measure. A way to connect is added here, and only here.
 func transports() bench.Registry {
@@ -10,5 +13,6 @@ func transports() bench.Registry {
 		thin("shm"),
 		thin("udp"),
 		thin("auto"),
+		bench.If(rsocket.Available, bench.Via("peer:rsocket", "verbs", rsocket.Dial, rsocket.Listen)),
 	}
 }
