@@ -135,14 +135,21 @@ func private(t *testing.T) string {
 // serve starts a server and returns the one client that finds it.
 func serve(t *testing.T, src Source) (*Server, Client) {
 	t.Helper()
-	private(t)
-	s, err := Serve(gid.NewProcessID(), src)
-	require.NoError(t, err)
-	t.Cleanup(func() { s.Close() })
+	s := serveOnly(t, src)
 	found, silent := Processes(t.Context(), "")
 	require.Empty(t, silent)
 	require.Len(t, found, 1)
 	return s, found[0]
+}
+
+// serveOnly is serve without a first call, whose place the server may not have back yet.
+func serveOnly(t *testing.T, src Source) *Server {
+	t.Helper()
+	private(t)
+	s, err := Serve(gid.NewProcessID(), src)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
 }
 
 func TestAnswers(t *testing.T) {
@@ -250,7 +257,8 @@ func TestHostileRequests(t *testing.T) {
 // TestCrowd: callers beyond the bound are turned away, and room made by one that leaves is used again.
 func TestCrowd(t *testing.T) {
 	hold := make(chan struct{})
-	s, c := serve(t, fixed{hold: hold})
+	s := serveOnly(t, fixed{hold: hold})
+	c := Client{Path: s.Path()}
 	var crowd []net.Conn
 	defer func() {
 		for _, nc := range crowd {
