@@ -187,6 +187,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/sockemu/sockemu/bench"
 )
 
 var load = sync.OnceValue(func() error {
@@ -235,7 +237,7 @@ func (t *Transport) context() (unsafe.Pointer, error) {
 
 // Dial connects to address, "host:port", where workers' addresses are exchanged over TCP.
 func (t *Transport) Dial(ctx context.Context, network, address string) (*Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{Control: bench.Control(ctx)}
 	meeting, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -248,7 +250,7 @@ func (t *Transport) Listen(ctx context.Context, network, address string) (*Liste
 	if _, err := t.context(); err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: bench.Control(ctx)}
 	l, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return nil, err
