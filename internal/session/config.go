@@ -37,6 +37,10 @@ type Config struct {
 	Seal bool
 	// Logger receives one line per event in the life of a link; nil discards.
 	Logger *slog.Logger
+
+	// parting is how long telling the peer of the end may take on a link in record mode. Default 100 ms; shorter where a test has
+	// no peer that would hang up.
+	parting time.Duration
 }
 
 // WithDefaults returns c with zero fields filled in.
@@ -53,6 +57,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.ProbeEvery, min(time.Second, c.DeadAfter/3))
 	def(&c.GoneAfter, 5*time.Second)
 	def(&c.KeepAlive, 5*time.Second)
+	def(&c.parting, 100*time.Millisecond)
 	def(&c.RetryMin, 20*time.Millisecond)
 	def(&c.RetryMax, 2*time.Second)
 	if c.SendBuffer <= 0 {

@@ -191,7 +191,7 @@ func (s *Session) fail(reason error, detail string) {
 	if tell && b != nil && s.resetInBand(b) {
 		// Closing a TCP socket with unread bytes would overtake the record and destroy it: the frame reader goes on until the
 		// peer, which has read the record, hangs up.
-		t := time.NewTimer(resetTime)
+		t := time.NewTimer(s.cfg.parting)
 		select {
 		case <-b.framesDone:
 			tell = false
@@ -224,13 +224,13 @@ func (s *Session) PartingSetup() wire.Setup {
 // Part tells the peer of the end on a fresh link, and closes that.
 func (s *Session) Part(nl NewLink) {
 	defer nl.Link.Close()
-	nl.Link.SetSendDeadline(time.Now().Add(resetTime))
+	nl.Link.SetSendDeadline(time.Now().Add(s.cfg.parting))
 	r := wire.Record{Type: wire.TypeReset, GID: s.id, Code: wire.StatusClosed}
 	buf := s.sealFrame(&binding{seal: nl.Seal}, r.Append(make([]byte, wire.FrameHeader, ctlRoom)), 0, wire.FrameCtrl)
 	if _, err := nl.Link.Send(substrate.Unkept, [][]byte{buf}); err != nil {
 		return
 	}
-	nl.Link.SetRecvDeadline(time.Now().Add(resetTime))
+	nl.Link.SetRecvDeadline(time.Now().Add(s.cfg.parting))
 	p := make([]byte, ctlRoom)
 	for { // until the peer, which has read the record, hangs up
 		if _, err := nl.Link.Recv(p); err != nil {
@@ -239,13 +239,10 @@ func (s *Session) Part(nl NewLink) {
 	}
 }
 
-// resetTime bounds what telling the peer of the end may take, on a link in record mode.
-const resetTime = 100 * time.Millisecond
-
 // resetInBand tells the peer on a link in record mode, if the link takes the record in time.
 func (s *Session) resetInBand(b *binding) bool {
 	s.mu.Lock()
-	b.setSendDeadline(time.Now().Add(resetTime)) // whoever is sending leaves by then
+	b.setSendDeadline(time.Now().Add(s.cfg.parting)) // whoever is sending leaves by then
 	s.mu.Unlock()
 	s.tx.lock()
 	defer s.tx.unlock()

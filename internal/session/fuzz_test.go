@@ -53,7 +53,7 @@ func FuzzFrames(f *testing.F) {
 		pool := NewPool(0)
 		l := newFakeLink(in)
 		l.piece, l.eof = int(piece), eof
-		s := New(testGID, false, [32]byte{1}, Config{RecvBuffer: window, Linger: time.Millisecond}, fakeEnv{}, pool)
+		s := New(testGID, false, [32]byte{1}, Config{RecvBuffer: window, Linger: time.Millisecond, parting: time.Millisecond}, fakeEnv{}, pool)
 		b := bindFake(t, s, l)
 		// Something to acknowledge, some of it within the peer's limit.
 		s.Write(make([]byte, 100))
@@ -133,7 +133,7 @@ func FuzzRecords(f *testing.F) {
 		const size = 33
 		pool := NewPool(0)
 		l := newFakeLink(frame(wire.FrameData, []byte("ten bytes.")...))
-		s := New(testGID, false, [32]byte{1}, Config{Linger: time.Millisecond}, fakeEnv{}, pool)
+		s := New(testGID, false, [32]byte{1}, Config{Linger: time.Millisecond, parting: time.Millisecond}, fakeEnv{}, pool)
 		bindFake(t, s, l)
 		<-l.empty
 		ch := &fakeChannel{}
