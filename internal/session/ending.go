@@ -113,7 +113,7 @@ func (s *Session) awaitDelivery(linger time.Duration) error {
 			over := s.finished()
 			s.mu.Unlock()
 			if over {
-				s.end(nil)
+				s.finish()
 			}
 			return nil
 		case err != nil:
@@ -162,6 +162,28 @@ func (s *Session) finished() bool { return s.closed && s.satisfied() && s.peerDo
 // Under mu.
 func (s *Session) satisfied() bool {
 	return s.finSent && s.finSeen && (s.acked.Load() == s.sent.Load() || s.peerClose)
+}
+
+// finish ends a connection that both ends are done with. A last word that is due goes out first if it travels in the link: else the peer,
+// if it can't dial, would wait out its linger time for it.
+func (s *Session) finish() {
+	s.mu.Lock()
+	b := s.cur
+	due := b != nil && s.inBand() && s.ctlDue.Load()
+	if due {
+		b.setSendDeadline(time.Now().Add(s.cfg.parting)) // whoever is sending leaves by then
+	}
+	s.mu.Unlock()
+	if due {
+		s.tx.lock()
+		s.mu.Lock()
+		due = s.cur == b && s.inBand()
+		s.mu.Unlock()
+		for due && (s.ctlDue.Load() || len(b.rest) > 0) && s.sendSome(b) == nil {
+		}
+		s.tx.unlock()
+	}
+	s.end(nil)
 }
 
 // Abort ends the connection at once, with a reset for the peer.

@@ -229,6 +229,9 @@ func (s *Session) frames(b *binding) error {
 			}
 		case wire.FrameBare:
 			if len(have) > 0 {
+				if more, known := s.toFin(); known && uint64(len(have)) > more {
+					return errBeyondEnd
+				}
 				s.keep(have)
 				s.acknowledge()
 			}
@@ -261,6 +264,8 @@ func (s *Session) idle() bool {
 	return s.pend.n == 0
 }
 
+var errBeyondEnd = wireError("peer sends beyond the end of its stream")
+
 // take keeps the payload of a data frame.
 func (s *Session) take(p []byte) error {
 	s.mu.Lock()
@@ -271,7 +276,7 @@ func (s *Session) take(p []byte) error {
 		return wireError("peer sends beyond its window")
 	case s.finKnown && got+uint64(len(p)) > s.fin:
 		s.mu.Unlock()
-		return wireError("peer sends beyond the end of its stream")
+		return errBeyondEnd
 	}
 	s.mu.Unlock()
 	s.keep(p)

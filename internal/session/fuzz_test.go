@@ -79,7 +79,7 @@ func FuzzFrames(f *testing.F) {
 		if used := pool.Used(); used > window+4*largeBlock+2*wire.MaxBody {
 			t.Fatalf("%d bytes in use", used)
 		}
-		if !bare && finKnown && got > fin {
+		if finKnown && got > fin {
 			t.Fatalf("%d bytes of a stream of %d", got, fin)
 		}
 		if s.acked.Load() > s.hi.Load() {

@@ -216,6 +216,29 @@ func TestRecordModeViolations(t *testing.T) {
 	}
 }
 
+// TestBareBeyondTheEnd: bytes that come with the switch to bare mode, but behind the end of the stream, are a violation; those that come
+// later are never read.
+func TestBareBeyondTheEnd(t *testing.T) {
+	fin := wire.Record{Type: wire.TypeState, GID: testGID, LinkNo: 1, Sent: 3, Flags: wire.StateFin}
+	for _, piece := range []int{0, 1, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newFakeLink(concat(ctl(fin), frame(wire.FrameBare), []byte("abcdef")))
+			l.piece = piece
+			s := bound(t, l, Config{Linger: time.Millisecond, parting: time.Millisecond}, NewPool(0))
+			defer finish(t, s, l)
+			synctest.Wait()
+			got, err := io.ReadAll(s)
+			require.LessOrEqual(t, len(got), 3)
+			if piece == 0 {
+				require.ErrorIs(t, err, ErrProtocol)
+			} else {
+				require.NoError(t, err)
+				require.Equal(t, "abc", string(got))
+			}
+		})
+	}
+}
+
 // TestIgnoredInRecordMode: optional records, and those that are none of a session's business.
 func TestIgnoredInRecordMode(t *testing.T) {
 	in := concat(

@@ -156,7 +156,7 @@ func (s *Session) onState(r *wire.Record) {
 		s.kickPump()
 	}
 	if over {
-		s.end(nil)
+		s.finish()
 	} else {
 		s.armProbe()
 	}
