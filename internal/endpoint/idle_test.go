@@ -188,9 +188,9 @@ func (x *idle) close() {
 }
 
 func TestIdleConnections(t *testing.T) {
-	n := 10_000
-	if testing.Short() || raceOn {
-		n = 2_000
+	n := fewer(10_000, 500)
+	if testing.Short() {
+		n = min(n, 2_000)
 	}
 	start := time.Now()
 	x := makeIdle(t, n)

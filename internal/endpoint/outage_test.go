@@ -90,7 +90,7 @@ func expect(s *session.Session, d, size int) error {
 func TestLongOutage(t *testing.T) {
 	const size = 400_000
 	for _, c := range []struct{ outage, patience time.Duration }{
-		{10 * time.Minute, time.Hour}, {24 * time.Hour, 48 * time.Hour},
+		{10 * time.Minute, time.Hour}, {time.Duration(fewer(24, 3)) * time.Hour, 48 * time.Hour},
 	} {
 		for how, f := range map[string]struct{ begin, end func(n *fault.Network) }{
 			"cut and partitioned": {func(n *fault.Network) { n.Partition("a", "b"); n.CutAll() }, func(n *fault.Network) { n.Heal("a", "b") }},

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/nettest"
 
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/selector"
@@ -382,15 +383,20 @@ func init() {
 			if raceOn {
 				every *= 10
 			}
-			morePipes[fmt.Sprintf("moves/seal=%v/cut every %v", seal, every)] = func() (net.Conn, net.Conn, func(), error) { return movingPipe(seal, every) }
+			morePipes[fmt.Sprintf("moves/seal=%v/cut every %v", seal, every)] = movingPipe(seal, every)
 		}
 	}
 }
 
-func movingPipe(seal bool, every time.Duration) (c1, c2 net.Conn, stop func(), err error) {
+func movingPipe(seal bool, every time.Duration) nettest.MakePipe {
+	linger := lingers()
+	return func() (net.Conn, net.Conn, func(), error) { return makeMoving(seal, every, linger()) }
+}
+
+func makeMoving(seal bool, every, linger time.Duration) (c1, c2 net.Conn, stop func(), err error) {
 	links := []*breaker{{Substrate: tcp.New(tcp.Options{})}, {Substrate: shm.New(shm.Options{})}, {Substrate: shm.New(shm.Options{})}}
 	cfg := Config{
-		Session: session.Config{Seal: seal, Linger: linger(), RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond},
+		Session: session.Config{Seal: seal, Linger: linger, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond},
 		Policy:  allow("prefer:shm"), NoWatch: true, Substrate: links[0],
 	}
 	cfg.Others = []Other{{Substrate: links[1]}}
@@ -402,12 +408,7 @@ func movingPipe(seal bool, every time.Duration) (c1, c2 net.Conn, stop func(), e
 	stop = func() {
 		close(quit)
 		wg.Wait()
-		for _, c := range []net.Conn{c1, c2} {
-			if c != nil {
-				c.Close()
-				<-c.(*session.Session).Done() // nettest goes on while a Close of its own still waits for an acknowledgement
-			}
-		}
+		hangUp(c1, c2)
 		a.Close()
 		b.Close()
 	}
@@ -426,18 +427,7 @@ func movingPipe(seal bool, every time.Duration) (c1, c2 net.Conn, stop func(), e
 		return nil, nil, nil, err
 	}
 	if every > 0 {
-		wg.Go(func() {
-			tick := time.NewTicker(every)
-			defer tick.Stop()
-			for {
-				select {
-				case <-quit:
-					return
-				case <-tick.C:
-					links[rand.IntN(len(links))].cut()
-				}
-			}
-		})
+		wg.Go(func() { cuts(quit, every, func() { links[rand.IntN(len(links))].cut() }) })
 	}
 	return s, acc.Session, stop, nil
 }

@@ -17,8 +17,8 @@ import (
 // TestLongFatPath: at 120 ms and 1 Gb/s one connection must get what a bare link gets there, within its default memory bound.
 // Time is virtual, so the figures are exact; the shaper is the fault substrate's.
 func TestLongFatPath(t *testing.T) {
+	total := fewer(256, 128) << 20
 	const (
-		total = 256 << 20
 		rate  = 125_000_000
 		delay = 60 * time.Millisecond
 	)
@@ -84,7 +84,7 @@ func TestLongFatPath(t *testing.T) {
 			require.LessOrEqual(t, a.pool.Used(), int64(40<<20), "memory of the sender")
 		})
 	}
-	t.Logf("256 MiB at 120 ms, 1 Gb/s: raw link %v, connection %v (%.3f of raw), sealed %v (%.3f)", raw, bare, raw.Seconds()/bare.Seconds(), sealed, raw.Seconds()/sealed.Seconds())
+	t.Logf("%d MiB at 120 ms, 1 Gb/s: raw link %v, connection %v (%.3f of raw), sealed %v (%.3f)", total>>20, raw, bare, raw.Seconds()/bare.Seconds(), sealed, raw.Seconds()/sealed.Seconds())
 	require.NotZero(t, raw)
 	require.NotZero(t, bare)
 	require.GreaterOrEqual(t, raw.Seconds()/bare.Seconds(), 0.95)
