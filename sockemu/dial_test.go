@@ -94,12 +94,17 @@ var plainServers = map[string]func(net.Conn){
 func TestFallback(t *testing.T) {
 	for name, serve := range plainServers {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			srv := newPlainServer(t, "127.0.0.1:0", serve)
-			e := newEndpoint(t, sockemu.Config{FallbackTimeout: 100 * time.Millisecond, FallbackCache: 300 * time.Millisecond})
-			start := time.Now()
+			const cache = 3 * time.Second
+			e := newEndpoint(t, sockemu.Config{FallbackTimeout: 100 * time.Millisecond, FallbackCache: cache})
+			var known time.Time
 			for i, accepted := range []int32{2, 3} {
 				c, err := e.Dial(testContext(t), "tcp", srv.addr())
 				require.NoError(t, err)
+				if i == 0 {
+					known = time.Now()
+				}
 				require.True(t, c.Plain())
 				require.True(t, c.GID().IsZero())
 				require.Equal(t, "plain", c.Stats().State)
@@ -129,7 +134,7 @@ func TestFallback(t *testing.T) {
 				require.Equal(t, accepted, srv.accepted.Load(), "dial %d: the second is to remember what the first found", i)
 			}
 			// Later it asks again.
-			<-time.After(time.Until(start.Add(500 * time.Millisecond)))
+			<-time.After(time.Until(known.Add(cache)))
 			c, err := e.Dial(testContext(t), "tcp", srv.addr())
 			require.NoError(t, err)
 			c.Close()
@@ -168,7 +173,10 @@ func TestNoFallback(t *testing.T) {
 		for name, serve := range plainServers {
 			t.Run(tc.name+"/"+name, func(t *testing.T) {
 				srv := newPlainServer(t, "127.0.0.1:0", serve)
-				cfg := sockemu.Config{HandshakeTimeout: 200 * time.Millisecond}
+				cfg := sockemu.Config{HandshakeTimeout: patience}
+				if name == "silent" {
+					cfg.HandshakeTimeout = 200 * time.Millisecond
+				}
 				tc.change(&cfg)
 				e := newEndpoint(t, cfg)
 				_, err := e.Dial(testContext(t), "tcp", srv.addr())
@@ -193,7 +201,7 @@ func TestNoDowngrade(t *testing.T) {
 	b := newEndpoint(t, quick())
 	l, err := b.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	a := newEndpoint(t, sockemu.Config{FallbackTimeout: 50 * time.Millisecond, HandshakeTimeout: 200 * time.Millisecond})
+	a := newEndpoint(t, sockemu.Config{FallbackTimeout: time.Second, HandshakeTimeout: 2 * time.Second})
 	c, s := pair(t, a, l.Addr().String(), l)
 	require.False(t, c.Plain())
 	c.Close()
@@ -211,7 +219,7 @@ func TestNoDowngrade(t *testing.T) {
 
 // TestAcceptPlain serves clients of all kinds on one port.
 func TestAcceptPlain(t *testing.T) {
-	e := newEndpoint(t, quick(func(cfg *sockemu.Config) { cfg.AcceptPlain, cfg.PlainWait = true, 100*time.Millisecond }))
+	e := newEndpoint(t, quick(func(cfg *sockemu.Config) { cfg.AcceptPlain, cfg.PlainWait = true, time.Second }))
 	l, err := e.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
@@ -358,7 +366,7 @@ func TestDialErrors(t *testing.T) {
 				c, err := e.Dial(ctx, tc.network, tc.addr)
 				require.Error(t, err)
 				require.Nil(t, c)
-				require.Less(t, time.Since(start), time.Second)
+				require.Less(t, time.Since(start), patience/2)
 				var op *net.OpError
 				require.ErrorAs(t, err, &op)
 				require.Equal(t, "dial", op.Op)
@@ -454,7 +462,7 @@ func TestDialSelf(t *testing.T) {
 			e := newEndpoint(t, quick(change))
 			l, err := e.Listen(t.Context(), "tcp", "127.0.0.1:0")
 			require.NoError(t, err)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			c, err := e.Dial(ctx, "tcp", l.Addr().String())
 			require.NoError(t, err)
@@ -475,7 +483,7 @@ func TestDialSelf(t *testing.T) {
 			select {
 			case b := <-got:
 				require.Equal(t, "hello", b)
-			case <-time.After(time.Second):
+			case <-time.After(patience):
 				t.Fatalf("nothing arrives: %v", c.Explain())
 			}
 		})

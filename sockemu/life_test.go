@@ -108,12 +108,16 @@ func TestCloseDuringOutage(t *testing.T) {
 	}
 }
 
+// patienceOf is the patience of tests in which this end gives up without a path: the client, which dials, learns of that soon after the path
+// is back; the server has to wait out its own.
+var patienceOf = map[string]time.Duration{"client": time.Second, "server": patience}
+
 // TestCloseUndelivered: if the path doesn't return in time, Close says how much is missing.
 func TestCloseUndelivered(t *testing.T) {
 	for name, change := range securities {
 		for _, side := range []string{"client", "server"} {
 			t.Run(name+"/"+side, func(t *testing.T) {
-				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Linger, cfg.Patience = 150*time.Millisecond, time.Second })
+				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Linger, cfg.Patience = 150*time.Millisecond, patienceOf[side] })
 				c, s := r.pair()
 				x, y := c, s
 				if side == "server" {
@@ -134,11 +138,11 @@ func TestCloseUndelivered(t *testing.T) {
 				require.Equal(t, uint64(12345), end.Unacked)
 				require.NotZero(t, end.Outage)
 				require.GreaterOrEqual(t, took, 150*time.Millisecond)
-				require.Less(t, took, time.Second)
+				require.Less(t, took, patience/3)
 				require.ErrorIs(t, x.Close(), net.ErrClosed)
 				r.relay.Refuse(0)
 				// The other end learns that it will never get them: not an orderly end. If it was dialled it can't ask, and waits.
-				y.SetReadDeadline(time.Now().Add(2 * time.Second))
+				y.SetReadDeadline(time.Now().Add(patience))
 				_, err = y.Read(make([]byte, 1))
 				if side == "server" {
 					require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -198,7 +202,7 @@ func TestLingerZeroResets(t *testing.T) {
 					read <- err
 				}()
 				require.NoError(t, c.SetLinger(0))
-				within(t, time.Second, "Close", func() { require.NoError(t, c.Close()) })
+				within(t, patience, "Close", func() { require.NoError(t, c.Close()) })
 				select {
 				case err := <-read:
 					require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -219,7 +223,7 @@ func TestLingerZeroDuringOutage(t *testing.T) {
 	for name, change := range securities {
 		for _, side := range []string{"client", "server"} {
 			t.Run(name+"/"+side, func(t *testing.T) {
-				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience = time.Second })
+				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience = patienceOf[side] })
 				c, s := r.pair()
 				roundTrip(t, c, s, "hello")
 				r.relay.Outage(patience)
@@ -230,7 +234,7 @@ func TestLingerZeroDuringOutage(t *testing.T) {
 				c.SetLinger(0)
 				c.Close()
 				r.relay.Refuse(0)
-				s.SetReadDeadline(time.Now().Add(2 * time.Second))
+				s.SetReadDeadline(time.Now().Add(patience))
 				_, err := s.Read(make([]byte, 1))
 				if side == "server" {
 					require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -259,10 +263,10 @@ func TestDeadlinesDuringOutage(t *testing.T) {
 				var ne net.Error
 				require.ErrorAs(t, err, &ne)
 				require.True(t, ne.Timeout())
-				require.Less(t, time.Since(start), time.Second)
+				require.Less(t, time.Since(start), patience/3)
 			}
 			want := random(1, 1<<20)
-			require.NoError(t, c.SetWriteDeadline(time.Now().Add(30*time.Millisecond)))
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(500*time.Millisecond)))
 			n, err := c.Write(want)
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			require.Equal(t, 256<<10, n, "what the send buffer takes")
@@ -292,7 +296,7 @@ func TestDeadlinesDuringOutage(t *testing.T) {
 func TestPatience(t *testing.T) {
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience, cfg.SendBuffer = 200*time.Millisecond, 64<<10 })
+			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience, cfg.SendBuffer = 700*time.Millisecond, 64<<10 })
 			c, s := r.pair()
 			roundTrip(t, c, s, "hello")
 			acked(t, c, s)
@@ -324,9 +328,11 @@ func TestPatience(t *testing.T) {
 					t.Fatal("Read or Write hangs")
 				}
 			}
-			require.InDelta(t, 0.2, time.Since(start).Seconds(), 0.15)
+			took := time.Since(start)
+			require.GreaterOrEqual(t, took, 600*time.Millisecond)
+			require.Less(t, took, patience/3)
 			for _, x := range []*sockemu.Conn{c, s} {
-				within(t, time.Second, "Close", func() { require.ErrorIs(t, x.Close(), sockemu.ErrPatience) })
+				within(t, patience, "Close", func() { require.ErrorIs(t, x.Close(), sockemu.ErrPatience) })
 				require.Equal(t, "ended", x.Stats().State)
 				require.ErrorIs(t, x.Explain().Err, sockemu.ErrPatience)
 			}
@@ -334,23 +340,13 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// TestPatienceStartsAnew with every outage.
-func TestPatienceStartsAnew(t *testing.T) {
-	r := newRig(t, func(cfg *sockemu.Config) { cfg.Patience = 400 * time.Millisecond })
-	c, s := r.pair()
-	for range 4 {
-		r.relay.Outage(200 * time.Millisecond)
-		roundTrip(t, c, s, "here again")
-	}
-	require.GreaterOrEqual(t, c.Stats().LongestOutage, 150*time.Millisecond)
-}
-
 func stallable(cfg *sockemu.Config) {
 	cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 200*time.Millisecond, 600*time.Millisecond, 600*time.Millisecond
-	cfg.HandshakeTimeout = 300 * time.Millisecond
+	cfg.HandshakeTimeout = 2 * time.Second
 }
 
-// TestStallIsNoticed: a path that delivers nothing and ends nothing is found out, on an idle connection and on a busy one.
+// TestStallIsNoticed: a path that delivers nothing and ends nothing is found out, on an idle connection and on a busy one. How
+// soon: TestStallIsNoticed in internal/endpoint.
 func TestStallIsNoticed(t *testing.T) {
 	for name, change := range securities {
 		for _, busy := range []bool{false, true} {
@@ -373,7 +369,6 @@ func TestStallIsNoticed(t *testing.T) {
 					return x.State == "up" && x.Control != "none"
 				}
 				eventually(t, "notice", func() bool { return !healthy() })
-				require.Less(t, time.Since(start), time.Second)
 				t.Logf("noticed after %v: %s", time.Since(start), c.Explain().Why)
 				// There is a way round: it is taken without a word from anybody.
 				r.wall.allow(r.relay.Addr(), r.l.Addr().String())
@@ -390,14 +385,14 @@ func TestStallIsNoticed(t *testing.T) {
 	}
 }
 
-// TestReaderThatDoesNotRead is no dead path, however full every buffer is.
+// TestReaderThatDoesNotRead is no dead path, however full every buffer is. For longer, and with other buffers: in internal/endpoint.
 func TestReaderThatDoesNotRead(t *testing.T) {
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, change, func(cfg *sockemu.Config) {
-				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 50*time.Millisecond, 150*time.Millisecond, 150*time.Millisecond
-				cfg.Patience, cfg.SendBuffer, cfg.RecvBuffer = 500*time.Millisecond, 256<<10, 64<<10
+				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 300*time.Millisecond, time.Second, time.Second
+				cfg.Patience, cfg.SendBuffer, cfg.RecvBuffer = 3*time.Second, 256<<10, 64<<10
 			})
 			c, s := r.pair()
 			want := random(1, 24<<20)
@@ -408,7 +403,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 				}
 				return c.CloseWrite()
 			})
-			<-time.After(1200 * time.Millisecond)
+			<-time.After(4 * time.Second)
 			require.Zero(t, c.Stats().Cuts, "%v", c.Explain())
 			require.Zero(t, s.Stats().Cuts, "%v", s.Explain())
 			require.Less(t, c.Stats().Sent, uint64(len(want)), "back-pressure")
@@ -421,17 +416,17 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionLives, without a byte, for many times what is called dead.
+// TestIdleConnectionLives, without a byte, for longer than what is called dead. For much longer: in internal/endpoint.
 func TestIdleConnectionLives(t *testing.T) {
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, change, func(cfg *sockemu.Config) {
-				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 30*time.Millisecond, 150*time.Millisecond, 150*time.Millisecond
-				cfg.Patience = 300 * time.Millisecond
+				cfg.KeepAlive, cfg.KeepAliveDead, cfg.DeadAfter = 300*time.Millisecond, time.Second, time.Second
+				cfg.Patience = 3 * time.Second
 			})
 			c, s := r.pair()
-			<-time.After(time.Second)
+			<-time.After(4 * time.Second)
 			require.Zero(t, c.Stats().Cuts, "%v", c.Explain())
 			require.Zero(t, s.Stats().Cuts, "%v", s.Explain())
 			roundTrip(t, c, s, "still here")
@@ -459,7 +454,7 @@ func TestSlowReaderOverCuts(t *testing.T) {
 					return x.CloseWrite()
 				})
 				g.Go(func() error {
-					got, err := io.ReadAll(&slow{r: x, every: 128 << 10, pause: 15 * time.Millisecond})
+					got, err := io.ReadAll(&slow{r: x, every: 128 << 10, pause: 25 * time.Millisecond})
 					if err == nil && !bytes.Equal(random(uint64(1-i), 8<<20), got) {
 						err = errors.New("the bytes differ")
 					}
@@ -486,7 +481,7 @@ func TestEndpointClose(t *testing.T) {
 			_, err := c.Read(make([]byte, 1))
 			read <- err
 		}()
-		within(t, time.Second, "Close", func() { require.NoError(t, r.client.Close()) })
+		within(t, patience, "Close", func() { require.NoError(t, r.client.Close()) })
 		require.Error(t, <-read)
 		_, err := c.Write([]byte("x"))
 		require.ErrorIs(t, err, net.ErrClosed)

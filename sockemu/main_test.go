@@ -44,8 +44,8 @@ const patience = 30 * time.Second
 // quick is a configuration whose times suit tests: everything that takes seconds takes milliseconds.
 func quick(change ...func(*sockemu.Config)) sockemu.Config {
 	cfg := sockemu.Config{
-		Linger: 5 * time.Second, DeadAfter: 600 * time.Millisecond, RetryMin: 2 * time.Millisecond, RetryMax: 20 * time.Millisecond,
-		HandshakeTimeout: 2 * time.Second, Fallback: sockemu.FallbackForbid,
+		Linger: 15 * time.Second, DeadAfter: 600 * time.Millisecond, RetryMin: 2 * time.Millisecond, RetryMax: 20 * time.Millisecond,
+		HandshakeTimeout: 10 * time.Second, Fallback: sockemu.FallbackForbid,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -157,7 +157,8 @@ func (r *rig) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// cutting cuts all connections of the relay every 30 to 100 ms, every fifth time with an outage of 200 ms, until stop is called.
+// cutting cuts all connections of the relay every 30 to 100 ms, every fifth time with an outage of 200 ms, until stop is called. Each
+// time it waits a little longer: however slow the machine, sooner or later a link lives long enough to get something done.
 func (r *rig) cutting() (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -165,7 +166,7 @@ func (r *rig) cutting() (stop func()) {
 		tm := time.NewTimer(0)
 		defer tm.Stop()
 		for n := 1; ; n++ {
-			tm.Reset(pace * (30*time.Millisecond + rand.N(70*time.Millisecond)))
+			tm.Reset(pace * (30*time.Millisecond + rand.N(70*time.Millisecond)) * time.Duration(20+n) / 20)
 			select {
 			case <-tm.C:
 			case <-done:

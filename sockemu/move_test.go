@@ -284,7 +284,7 @@ func TestRestartedServer(t *testing.T) {
 		}{{"/orderly", true, true}, {"/killed", false, true}, {"/orderly, relay only", true, false}, {"/killed, relay only", false, false}} {
 			t.Run(name+tc.name, func(t *testing.T) {
 				orderly := tc.orderly
-				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.GoneAfter, cfg.Patience = 300*time.Millisecond, 3*time.Second })
+				r := newRig(t, change, func(cfg *sockemu.Config) { cfg.GoneAfter, cfg.Patience = 300*time.Millisecond, patience })
 				c, s := r.pair()
 				roundTrip(t, c, s, "hello")
 				acked(t, c, s)
@@ -311,7 +311,7 @@ func TestRestartedServer(t *testing.T) {
 					require.ErrorAs(t, err, &end)
 					require.Equal(t, uint64(1234), end.Unacked)
 				}
-				require.Less(t, time.Since(start), time.Second)
+				require.Less(t, time.Since(start), patience/2)
 				_, err = c.Write([]byte("x"))
 				require.ErrorIs(t, err, syscall.ECONNRESET)
 				c, s = pair(t, r.client, r.relay.Addr(), l)
@@ -443,7 +443,7 @@ func TestOnlyOthersAnswer(t *testing.T) {
 	for name, change := range securities {
 		for _, direct := range []string{"filtered", "refused"} {
 			t.Run(name+"/direct address "+direct, func(t *testing.T) {
-				r := newBalanced(t, change, func(cfg *sockemu.Config) { cfg.GoneAfter, cfg.Patience = 300*time.Millisecond, 3*time.Second })
+				r := newBalanced(t, change, func(cfg *sockemu.Config) { cfg.GoneAfter, cfg.Patience = 300*time.Millisecond, patience })
 				c, s := r.pair()
 				roundTrip(t, c, s, "hello")
 				acked(t, c, s)
@@ -461,7 +461,7 @@ func TestOnlyOthersAnswer(t *testing.T) {
 				_, err = c.Read(make([]byte, 1))
 				require.ErrorIs(t, err, sockemu.ErrPeerGone)
 				require.ErrorIs(t, err, syscall.ECONNRESET)
-				require.Less(t, time.Since(start), time.Second)
+				require.Less(t, time.Since(start), patience/2)
 				var end *sockemu.EndError
 				require.ErrorAs(t, err, &end)
 				require.Equal(t, uint64(4321), end.Unacked)
