@@ -109,7 +109,7 @@ func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()),
 			b.Close()
 			done()
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 		defer cancel()
 		l, err := b.Listen(ctx, listen, Plain{})
 		if err != nil {

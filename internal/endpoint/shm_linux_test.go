@@ -412,7 +412,7 @@ func makeMoving(seal bool, every, linger time.Duration) (c1, c2 net.Conn, stop f
 		a.Close()
 		b.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	l, err := b.Listen(ctx, "127.0.0.1:0", Plain{})
 	if err != nil {

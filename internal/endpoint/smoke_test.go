@@ -24,7 +24,7 @@ func TestSmoke(t *testing.T) {
 		}
 		cfg := Config{Substrate: tcp.New(tcp.Options{}), Session: session.Config{Seal: seal, Logger: log}}
 		a, b := New(cfg), New(cfg)
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 		defer cancel()
 		l, err := b.Listen(ctx, "127.0.0.1:0", Plain{})
 		require.NoError(t, err)
