@@ -4,6 +4,3 @@ package sockemu_test
 
 // pace: see race_test.go.
 const pace = 1
-
-// anySubstrate: see race_test.go.
-const anySubstrate = "auto"

@@ -31,7 +31,7 @@ const (
 const (
 	rateTime = 500 * time.Millisecond
 	// fastTime bounds the wait for a move; the return takes three rounds of measurements, a second apart.
-	fastTime = 30 * time.Second
+	fastTime = time.Minute
 )
 
 type fastStage struct {

@@ -35,11 +35,7 @@ func TestProbeWhy(t *testing.T) {
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "not all could: process "+strconv.Itoa(p.Process.Pid))
 
-	substrates, reason := "auto", "faster for this connection's sizes"
-	if raceOn {
-		substrates, reason = "prefer:shm", "the policy prefers it"
-	}
-	e, err := sockemu.NewEndpoint(sockemu.Config{Substrates: substrates})
+	e, err := sockemu.NewEndpoint(sockemu.Config{Substrates: "prefer:shm"}) // what is faster depends on what else runs here
 	require.NoError(t, err)
 	defer e.Close()
 	l, err := e.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -53,10 +49,10 @@ func TestProbeWhy(t *testing.T) {
 	require.Eventually(t, func() bool {
 		c.Write([]byte("x")) // an idle connection is not measured again
 		return c.Stats().Substrate == "shm"
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	out, errs, code = probe(t, "why", strings.ToUpper(c.GID().String()[:8]))
 	require.Equal(t, exitOK, code, errs)
-	for _, want := range []string{c.GID().String(), "on shm", "tcp -> shm", reason, "as measured last", "choice: "} {
+	for _, want := range []string{c.GID().String(), "on shm", "tcp -> shm", "the policy prefers it", "as measured last", "choice: "} {
 		require.Contains(t, out, want)
 	}
 	out, _, code = probe(t, "why", "--json", c.GID().String())
@@ -99,14 +95,14 @@ func TestProbeWhyProcesses(t *testing.T) {
 		}
 		gid = l.Connections[0].GID
 		return true
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 
 	var out, errs string
 	var code int
 	require.Eventually(t, func() bool { // there is a decision after the first measurement
 		out, errs, code = probe(t, "why", gid[:12])
 		return code == exitOK && strings.Contains(out, "as measured last:")
-	}, 20*time.Second, 10*time.Millisecond, errs)
+	}, time.Minute, 10*time.Millisecond, errs)
 	require.Contains(t, out, "dialer in process "+strconv.Itoa(client.Process.Pid))
 	require.Empty(t, errs)
 

@@ -1,6 +1,0 @@
-//go:build !race
-
-package main
-
-// raceOn: see race_test.go.
-const raceOn = false
