@@ -180,7 +180,7 @@ func TestSwitches(t *testing.T) {
 					r := newRoads(t, Config{Session: session.Config{Seal: seal}}, fast)
 					end := r.talk()
 					r.until(t, "fast", 400*time.Millisecond)
-					n, moved := fewer(1000, 150), 0
+					n, moved := fewer(1000, 80), 0
 					for i := range n {
 						time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond)
 						to := "fast"

@@ -204,7 +204,7 @@ func (x *street) flood(stop <-chan struct{}) error {
 // TestSwitchesForReal: TestSwitches over the kernel's TCP and real shared memory, some of whose links break at the same time.
 // SOCKEMU_TEST_SWITCHES says how many.
 func TestSwitchesForReal(t *testing.T) {
-	n := full(t, "SOCKEMU_TEST_SWITCHES", 15)
+	n := full(t, "SOCKEMU_TEST_SWITCHES", fewer(15, 5))
 	for _, seal := range []bool{false, true} {
 		t.Run(fmt.Sprintf("seal=%v", seal), func(t *testing.T) {
 			x := newStreet(t, Config{Session: session.Config{Seal: seal}})

@@ -462,7 +462,7 @@ func TestDuellingDialers(t *testing.T) {
 			{At: 736 * ms, Kind: "export-a", For: 29 * ms, N: 10, Dir: 1}, {At: 739 * ms, Kind: "export-b", For: ms, N: 20213, Dir: 2},
 		},
 	}
-	for sc.Seed = range uint64(fewer(20, 5)) {
+	for sc.Seed = range uint64(fewer(20, 3)) {
 		synctest.Test(t, func(t *testing.T) { require.NoError(t, sc.run()) })
 	}
 }
