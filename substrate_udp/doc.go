@@ -3,7 +3,8 @@
 //
 // One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
 // connection id, so a peer's address may change (path.go). One goroutine reads each socket, and
-// lends its place to a user who waits in Recv while all that comes is for him (turns.go). Whoever calls Send makes the system call
+// lends its place to a user who waits in Recv while all that comes is for him (turns.go); large payloads then land in his own buffer
+// (landing.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host (local.go). Whoever calls Send makes the system call
 // himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
 // has neither goroutine nor timer nor buffers.
 //
@@ -13,15 +14,16 @@
 //
 //	0      version << 4 | kind
 //	1      flags (PACKET), else 0
-//	2..3   0
-//	4..7   CRC-32C of the whole datagram, these four bytes taken as 0: UDP's own checksum has only 16 bits
+//	2      PACKET, between processes of one host: 1 + the number of the sender's processor modulo 255; else 0
+//	3      PACKET: how many units of 4 bytes the checksum covers; 0: all of the datagram
+//	4..7   CRC-32C of what is covered, these four bytes taken as 0: UDP's own checksum has only 16 bits
 //	8..15  connection id
 //
 // Datagrams that are too short, of another version or with a wrong checksum are dropped and counted. The kinds:
 //
-//	1 INIT    id 0; from the dialer: its id u64, window u32, 0 u32, cookie 40 bytes or 0; zeros up to 1200 bytes
+//	1 INIT    id 0; from the dialer: its id u64, window u32, host token u32, cookie 40 bytes or 0; zeros up to 1200 bytes
 //	2 RETRY   the dialer's id; cookie 40 bytes: a time u64 and HMAC-SHA-256(secret, time, address, port, id)
-//	3 ACCEPT  the dialer's id; the listener's id u64, window u32
+//	3 ACCEPT  the dialer's id; the listener's id u64, window u32, host token u32 or 0
 //	4 REFUSE  the dialer's id: nobody accepts links here
 //	5 PACKET  the receiver's id; everything else
 //	6 GONE    an id for which a PACKET came, but which is not known here
@@ -29,6 +31,12 @@
 // A dialer sends INIT, gets RETRY, sends INIT with the cookie, gets ACCEPT. Until the cookie has shown that the address is true the
 // listener keeps nothing, and answers with less than it was sent. A cookie is good for 10 s and for one link. The INIT is repeated after
 // 50 ms, 100 ms, ... up to 1 s; ACCEPT is repeated for each of them. Windows are the number of bytes that the other may send.
+//
+// A host token is made of the kernel's boot id and the port that its sender uses (0: not known). If an INIT comes from a loopback address
+// and from the port that its token was made for, the ends are processes of one host and nothing repeats their datagrams; then the listener
+// tells its own token, and the dialer checks it likewise. Between such ends the checksum may cover a PACKET up to its payload only: kernel
+// TCP has none on loopback either, and it cost as much as the kernel's copy. Either end stops that, and takes no such packets any more, when
+// the peer's address changes; an end whose packets are not acknowledged four probe timeouts in a row stops sending them.
 //
 // A PACKET goes on with a number u64, different for each PACKET of one direction, and then the blocks that its flags name, in this order:
 //
@@ -43,8 +51,8 @@
 //	0x40 RESET      nothing; the link is broken
 //	0x80 PAD        the rest is padding: a probe whether this length arrives. Not with DATA or FIN
 //
-// Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two, or one out of order, or
-// one with ACKNOW or FIN; else within 1 ms, unless a packet takes the ACK along. ACKs wait for no window and no pacing. What is lost
+// Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two (32 between processes of one
+// host), or one out of order, or one with ACKNOW or FIN; else within 1 ms, unless a packet takes the ACK along. ACKs wait for no window and no pacing. What is lost
 // is sent again in packets with new numbers; the receiver drops numbers that it has seen, and bytes that it has.
 //
 // # Behaviour and constants
@@ -52,7 +60,8 @@
 //   - Loss (RFC 9002): a packet is lost when one sent 3 later (up to 64, learnt from packets that turn up late), or 9/8 of the
 //     round-trip time (up to twice, learnt likewise; at least 100 us) later, is acknowledged; all gaps at once. When all that was lost turns
 //     up the window is given back. Probe timeout: SRTT + max(4 RTTVAR, 100 us) +
-//     2 ms (the peer's delay, and what the runtime's timers are late), doubled up to 500 ms, two probes each.
+//     2 ms (the peer's delay, and what the runtime's timers are late), 20 ms at least between processes of one host (they wait for
+//     processors), doubled up to 500 ms, two probes each.
 //   - A link breaks with class PathDown when nothing gets through for max(8 SRTT, Options.PathDown), when the peer says GONE, or when its
 //     host reports the port closed for 300 ms. When no more data comes its receiver
 //     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
@@ -63,7 +72,7 @@
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets lead back to 1200, and
 //     to new probes after 5 s.
-//   - Small Sends in a quick row (8 of them, 50 us apart) are joined while packets are in flight, for at most 200 us.
+//   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while packets are in flight, for at most 200 us.
 //   - Close sends what is left and FIN, from a copy, for 2 s at most.
 //
 // Limits: no ECN; a listener on all addresses of a host with several answers from the one that the route chooses; no protection against somebody who reads the path and wants to break links (the session's own encryption guards what is

@@ -144,6 +144,10 @@ func (l *link) nextPacket(b *batch, now int64) bool {
 		h = binary.LittleEndian.AppendUint64(h, off)
 	}
 	h[1] = flags
+	if l.bare {
+		uncover(h)
+		l.where(h, now)
+	}
 	b.add(h, at, n)
 	l.noteSent(sentPacket{at: now, off: off, n: uint32(n), size: uint32(len(h) + n), flags: flags}, now)
 	return flags&flagData != 0 || l.probes > 0

@@ -110,7 +110,7 @@ func (l *link) sendInit(now int64) {
 	b = putHeader(b, kindInit, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, l.id)
 	b = binary.LittleEndian.AppendUint32(b, uint32(l.window))
-	b = append(b, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, l.sock.hostToken(l.sock.tr.local().Port()))
 	if l.dial.cookie != nil {
 		b = append(b, l.dial.cookie...)
 	}
@@ -126,6 +126,7 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 	}
 	id := binary.LittleEndian.Uint64(b[headerLen:])
 	window := binary.LittleEndian.Uint32(b[headerLen+8:])
+	host := binary.LittleEndian.Uint32(b[headerLen+12:])
 	cookie := b[headerLen+16 : initBody]
 	ln := s.listening()
 	if ln == nil {
@@ -153,6 +154,11 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 		l.peer, l.state = id, open
 		l.limit = uint64(window)
 		l.rtt.add(time.Duration(now-made), 0, now)
+		l.sameHost = s.isHere(host, from)
+	}
+	own := uint32(0)
+	if l.sameHost {
+		own = s.hostToken(s.tr.local().Port())
 	}
 	peer, advertised := l.id, l.window
 	l.mu.Unlock()
@@ -167,6 +173,7 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 	r := putHeader(make([]byte, 0, acceptLen), kindAccept, 0, id)
 	r = binary.LittleEndian.AppendUint64(r, peer)
 	r = binary.LittleEndian.AppendUint32(r, uint32(advertised))
+	r = binary.LittleEndian.AppendUint32(r, own)
 	s.sendOne(from, r)
 }
 
@@ -197,7 +204,7 @@ func (s *socket) checkCookie(c []byte, key peerKey, now int64) (made int64, ok b
 }
 
 // onAnswer takes in what a listener answers to an INIT. It may come from another address of the listener's host: the id proves enough.
-func (s *socket) onAnswer(k kind, id uint64, b []byte, now int64) {
+func (s *socket) onAnswer(k kind, id uint64, b []byte, from netip.AddrPort, now int64) {
 	l := s.find(id)
 	if l == nil {
 		s.sub.count.unknown.Add(1)
@@ -221,6 +228,8 @@ func (s *socket) onAnswer(k kind, id uint64, b []byte, now int64) {
 	case k == kindAccept && len(b) == acceptLen:
 		l.peer = binary.LittleEndian.Uint64(b[headerLen:])
 		l.limit = uint64(binary.LittleEndian.Uint32(b[headerLen+8:]))
+		l.sameHost = from == l.remote && l.sock.isHere(binary.LittleEndian.Uint32(b[headerLen+12:]), from)
+		l.bare = l.sameHost
 		l.rtt.add(time.Duration(now-l.sentInit), 0, now)
 		l.state = open
 		s.name(l)

@@ -39,7 +39,7 @@ const (
 	initLen   = 1200 // an INIT is padded to it, so that no answer is larger than what it answers
 	initBody  = headerLen + 16 + cookieLen
 	retryLen  = headerLen + cookieLen
-	acceptLen = headerLen + 12
+	acceptLen = headerLen + 16
 	packetLen = headerLen + 8 // a packet without any block
 	dataLen   = 8             // the block before the payload
 	ackLen    = 28            // an ACK block without further ranges
@@ -66,14 +66,27 @@ func putHeader(b []byte, k kind, flags byte, cid uint64) []byte {
 	return binary.LittleEndian.AppendUint64(b, cid)
 }
 
-// seal writes the checksum of b, and of the slices behind it, into b's header, where there is zero.
+// seal writes the checksum of b, and of the slices behind it unless b says that they have none, into b's header, where there is zero.
 func seal(b []byte, rest [][]byte) {
 	sum := crc32.Update(0, castagnoli, b)
-	for _, r := range rest {
-		sum = crc32.Update(sum, castagnoli, r)
+	if b[coverAt] == 0 {
+		for _, r := range rest {
+			sum = crc32.Update(sum, castagnoli, r)
+		}
 	}
 	binary.LittleEndian.PutUint32(b[4:], sum)
 }
+
+// coverAt is where a PACKET says how much of it the checksum covers, in units of coverUnit; 0: all.
+const (
+	cpuAt     = 2 // where it tells a processor, see local
+	coverAt   = 3
+	coverUnit = 4
+)
+
+// uncover makes the checksum of the packet whose header is h leave out the payload behind it. The lengths of all blocks are multiples of
+// the unit.
+func uncover(h []byte) { h[coverAt] = byte(len(h) / coverUnit) }
 
 // unseal checks what all datagrams have in common: length, version, checksum.
 func unseal(b []byte) (k kind, cid uint64, err error) {
@@ -84,9 +97,17 @@ func unseal(b []byte) (k kind, cid uint64, err error) {
 	if b[0]>>4 != version || k < kindInit || k > kindGone {
 		return 0, 0, errVersion
 	}
+	covered := b
+	if b[coverAt] != 0 {
+		n := int(b[coverAt]) * coverUnit
+		if k != kindPacket || n < packetLen || n > len(b) {
+			return 0, 0, errFormat
+		}
+		covered = b[:n]
+	}
 	sum := crc32.Update(0, castagnoli, b[:4])
 	sum = crc32.Update(sum, castagnoli, zeros[:])
-	if crc32.Update(sum, castagnoli, b[8:]) != binary.LittleEndian.Uint32(b[4:]) {
+	if crc32.Update(sum, castagnoli, covered[8:]) != binary.LittleEndian.Uint32(b[4:]) {
 		return 0, 0, errChecksum
 	}
 	return k, binary.LittleEndian.Uint64(b[8:]), nil
@@ -101,6 +122,9 @@ type packet struct {
 	response  uint64
 	off       uint64
 	data      []byte
+	cpu       byte
+	bare      bool // the checksum doesn't cover data
+	head      int  // the length of all before data
 }
 
 // eliciting reports whether the peer must acknowledge a packet of these flags.
@@ -121,15 +145,37 @@ const ackUnit = 8 * time.Microsecond
 
 // parsePacket takes apart a datagram that unseal took for a kindPacket.
 func parsePacket(b []byte, p *packet) error {
-	if len(b) < packetLen {
-		return errShort
+	rest, err := parseBlocks(b, p)
+	switch {
+	case err != nil:
+		return err
+	case p.flags&flagPad != 0:
+		if p.flags&(flagData|flagFin) != 0 {
+			return errFormat
+		}
+	case p.flags&flagData != 0:
+		if len(rest) == 0 || p.off+uint64(len(rest)) < p.off {
+			return errFormat
+		}
+		p.data = rest
+	case len(rest) != 0:
+		return errFormat
 	}
-	*p = packet{flags: b[1], num: binary.LittleEndian.Uint64(b[headerLen:])}
+	return nil
+}
+
+// parseBlocks takes apart what precedes the payload, and returns that.
+func parseBlocks(b []byte, p *packet) (rest []byte, err error) {
+	if len(b) < packetLen {
+		return nil, errShort
+	}
+	*p = packet{flags: b[1], num: binary.LittleEndian.Uint64(b[headerLen:]), cpu: b[cpuAt], bare: b[coverAt] != 0}
+	all, covered := len(b), int(b[coverAt])*coverUnit
 	b = b[packetLen:]
 	if p.flags&flagAck != 0 {
 		rest, err := parseAck(b, &p.ack)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b = rest
 	}
@@ -139,26 +185,17 @@ func parsePacket(b []byte, p *packet) error {
 	}{{flagChallenge, &p.challenge}, {flagResponse, &p.response}, {flagData | flagFin, &p.off}} {
 		if p.flags&block.flag != 0 {
 			if len(b) < 8 {
-				return errShort
+				return nil, errShort
 			}
 			*block.to = binary.LittleEndian.Uint64(b)
 			b = b[8:]
 		}
 	}
-	switch {
-	case p.flags&flagPad != 0:
-		if p.flags&(flagData|flagFin) != 0 {
-			return errFormat
-		}
-	case p.flags&flagData != 0:
-		if len(b) == 0 || p.off+uint64(len(b)) < p.off {
-			return errFormat
-		}
-		p.data = b
-	case len(b) != 0:
-		return errFormat
+	if p.bare && covered != all-len(b) {
+		return nil, errFormat
 	}
-	return nil
+	p.head = all - len(b)
+	return b, nil
 }
 
 func parseAck(b []byte, a *ack) (rest []byte, err error) {

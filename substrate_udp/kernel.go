@@ -35,6 +35,7 @@ type kernel struct {
 
 	reader  *sys.UDPReader // nil: one at a time
 	onRead  func(fd uintptr) bool
+	onPoll  func(fd uintptr) bool
 	msgs    []sys.UDPMessage
 	got     int
 	readErr error
@@ -82,11 +83,17 @@ func listenKernel(ctx context.Context, network, addr string) (transport, error) 
 			k.got, k.readErr = k.reader.Recv(fd, k.msgs)
 			return k.readErr != error(syscall.EAGAIN)
 		}
+		k.onPoll = func(fd uintptr) bool {
+			k.got, k.readErr = k.reader.Recv(fd, k.msgs)
+			return true
+		}
 	}
 	return k, nil
 }
 
 func (k *kernel) local() netip.AddrPort { return k.addr }
+
+func (k *kernel) host() uint64 { return bootID() }
 
 // buffer counts half of the kernel's figure: the rest goes for its own book-keeping.
 func (k *kernel) buffer() int { return k.rcvbuf / 2 }
@@ -102,6 +109,7 @@ func (k *kernel) unkick() { k.conn.SetReadDeadline(time.Time{}) }
 
 func (k *kernel) read(msgs []sys.UDPMessage) (int, error) {
 	if k.reader == nil {
+		msgs[0].Head, msgs[0].Body = nil, nil
 		n, from, err := k.conn.ReadFromUDPAddrPort(msgs[0].Buf)
 		if err != nil {
 			return 0, err
@@ -113,6 +121,20 @@ func (k *kernel) read(msgs []sys.UDPMessage) (int, error) {
 	k.msgs = msgs
 	if err := k.raw.Read(k.onRead); err != nil {
 		return 0, err
+	}
+	return k.got, k.readErr
+}
+
+func (k *kernel) poll(msgs []sys.UDPMessage) (int, error) {
+	if k.reader == nil {
+		return 0, errNothing
+	}
+	k.msgs = msgs
+	if err := k.raw.Read(k.onPoll); err != nil {
+		return 0, err
+	}
+	if k.readErr == error(syscall.EAGAIN) {
+		return 0, errNothing
 	}
 	return k.got, k.readErr
 }

@@ -41,8 +41,9 @@ type link struct {
 
 	sender
 	receiver
-	rtt   rtt
-	path  path
+	rtt  rtt
+	path path
+	local
 	timer timer
 
 	sentInit  int64 // while dialling: the last INIT

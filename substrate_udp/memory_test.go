@@ -32,6 +32,7 @@ type memory struct {
 	next    uint16
 	flying  sync.WaitGroup
 	watch   func(b []byte) // sees every datagram
+	host    uint64         // 0: each port is on a host of its own
 	dark    bool           // nothing arrives any more
 	// translate gives the source that the receiver sees; nil: the true one.
 	translate map[netip.AddrPort]netip.AddrPort
@@ -100,7 +101,9 @@ func (p *port) read(msgs []sys.UDPMessage) (int, error) {
 			return 0, syscall.ECONNREFUSED
 		}
 		m := &msgs[0]
-		m.N = copy(m.Buf, d.b)
+		m.N = copy(m.Head, d.b)
+		m.N += copy(m.Body, d.b[m.N:])
+		m.N += copy(m.Buf, d.b[m.N:])
 		m.Segment, m.From, m.Truncated = m.N, d.from, m.N < len(d.b)
 		return 1, nil
 	case <-p.kicked:
@@ -109,6 +112,8 @@ func (p *port) read(msgs []sys.UDPMessage) (int, error) {
 		return 0, net.ErrClosed
 	}
 }
+
+func (p *port) poll([]sys.UDPMessage) (int, error) { return 0, errNothing }
 
 func (p *port) kick() { p.kicked <- struct{}{} }
 
@@ -198,6 +203,8 @@ func (m *memory) arrive(p *port, from, to netip.AddrPort, b []byte) {
 func (p *port) size(netip.AddrPort) (int, int) { return 1200, 1472 }
 
 func (p *port) buffer() int { return 2 << 20 }
+
+func (p *port) host() uint64 { return p.net.host }
 
 func (p *port) local() netip.AddrPort { return p.addr }
 

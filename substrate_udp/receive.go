@@ -41,6 +41,11 @@ type receiver struct {
 
 	posted []byte // the buffer of a waiting Recv
 	placed int    // how much of it is filled
+
+	calls, callsThen uint // of Recv; and at the last batch
+
+	lastHead int // the header's length of the last packet with much payload; 0: the last ones had little
+	shorts   int // packets with little since then
 }
 
 // A chunk is a piece of the stream in somebody else's memory.
@@ -314,6 +319,7 @@ func (l *link) Recv(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.receiver
+	r.calls++
 	for {
 		switch {
 		case l.closed:

@@ -54,7 +54,7 @@ type sender struct {
 	toksAt int64
 	paceAt int64 // when there will be some
 
-	streak    int   // small Sends in quick succession
+	streak    int   // Sends in quick succession
 	streakAt  int64 // the last one
 	holdAt    int64 // when a small rest is sent at the latest
 	flush     bool  // now, that is
@@ -89,7 +89,7 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 	if total == 0 {
 		return 0, nil
 	}
-	if total < holdBytes && now-l.streakAt < streakGap {
+	if now-l.streakAt < streakGap {
 		l.streak++
 	} else {
 		l.streak = 0

@@ -70,7 +70,8 @@ func New(opts Options) *Substrate {
 	if opts.open == nil {
 		opts.open = listenKernel
 	}
-	return &Substrate{opts: opts, epoch: time.Now(), sockets: make(map[*socket]struct{})}
+	s := &Substrate{opts: opts, epoch: time.Now(), sockets: make(map[*socket]struct{})}
+	return s
 }
 
 const (

@@ -118,7 +118,11 @@ func (l *link) probeAt() int64 {
 		if l.lossAt != 0 {
 			return 0 // that comes first
 		}
-		return l.lastEliciting + backOff(l.rtt.timeout(), l.timeouts)
+		after := l.rtt.timeout()
+		if l.sameHost {
+			after = max(after, localTimeout)
+		}
+		return l.lastEliciting + backOff(after, l.timeouts)
 	case l.blocked():
 		return max(l.lastEliciting, l.blockedAt) + backOff(max(l.rtt.timeout(), windowProbe), l.windowProbes)
 	}
@@ -133,14 +137,17 @@ func backOff(d time.Duration, n int) int64 {
 const (
 	maxTimeout     = 500 * time.Millisecond
 	windowProbe    = 10 * time.Millisecond
+	ackRarely      = 32
 	maxAckDelay    = time.Millisecond
-	timerSlack     = time.Millisecond // how late the runtime's timers may be
+	timerSlack     = time.Millisecond      // how late the runtime's timers may be
+	localTimeout   = 20 * time.Millisecond // on one host silence mostly means that the peer waits for a processor
 	initialRTT     = 50 * time.Millisecond
 	granularity    = 100 * time.Microsecond
 	askAfter       = 250 * time.Millisecond
 	stuckProbes    = 8 // of a peer that lacks what was released
 	blackHole      = 3 // probe timeouts in a row after which full packets are suspected
 	collapse       = 3 // and after which the window is given up
+	doubt          = 4 // and after which payload has checksums again
 	suspectRTTs    = 8
 	holdTime       = 200 * time.Microsecond
 	streakGap      = int64(50 * time.Microsecond)
@@ -173,10 +180,13 @@ func (l *link) onTimeout(now int64) {
 	l.timeouts++
 	l.sub.count.timeouts.Add(1)
 	l.probes = 2
+	if l.timeouts >= doubt {
+		l.bare = false // for all we know the peer wants none such
+	}
 	if l.timeouts == collapse {
 		l.cc.OnCollapse(time.Duration(now))
 	}
-	if l.timeouts == blackHole {
+	if l.timeouts == blackHole && !l.sameHost { // there only the processor can be away
 		l.shrinkMTU(now)
 	}
 }

@@ -12,6 +12,8 @@ import (
 type transport interface {
 	// read waits for datagrams and fills msgs from the front. It returns net.ErrClosed after close; other errors are transient.
 	read(msgs []sys.UDPMessage) (int, error)
+	// poll is read without waiting: errNothing if nothing is there.
+	poll(msgs []sys.UDPMessage) (int, error)
 	// kick makes the present and every later read return os.ErrDeadlineExceeded at once if it has to wait; unkick ends that.
 	kick()
 	unkick()
@@ -23,14 +25,17 @@ type transport interface {
 	// buffer is the number of bytes that can wait here to be read.
 	buffer() int
 	local() netip.AddrPort
+	// host is a number that all processes of this host know, and others don't; 0: there is none.
+	host() uint64
 	// reported returns one error that the network reported, and the beginning of the datagram that it is about.
 	reported(p []byte) (about []byte, err error, ok bool)
 	close() error
 }
 
 var (
-	errBusy   = errors.New("socket is busy")
-	errTooBig = errors.New("datagram too long")
+	errBusy    = errors.New("socket is busy")
+	errNothing = errors.New("nothing to read")
+	errTooBig  = errors.New("datagram too long")
 )
 
 // Bounds of a batch: what one system call takes, about.

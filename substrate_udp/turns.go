@@ -24,6 +24,8 @@ type turns struct {
 	// Of whoever has the turn.
 	sole  *link // whom the last batches were for
 	times int   // how many
+	aimed *link // in whose user's memory the next datagram lands
+	head  [maxHeader]byte
 }
 
 const (
@@ -64,8 +66,12 @@ func (s *socket) take(l *link) bool {
 	}
 	w := &l.receiver.wake
 	w.reading = s.tr
+	s.aim(l)
 	l.mu.Unlock()
-	n, err := s.fetch()
+	n, err := s.spin(l)
+	if err == errNothing {
+		n, err = s.fetch()
+	}
 	l.mu.Lock()
 	w.reading = nil
 	if w.kicked {
@@ -143,14 +149,31 @@ func (s *socket) fetch() (int, error) {
 	if s.mem == nil {
 		return 0, net.ErrClosed
 	}
+	return s.tr.read(s.space())
+}
+
+// poll is fetch without waiting.
+func (s *socket) poll() (int, error) {
+	if s.mem == nil {
+		return 0, net.ErrClosed
+	}
+	return s.tr.poll(s.space())
+}
+
+// space is where the next datagrams go.
+func (s *socket) space() []sys.UDPMessage {
 	for i, m := range s.mem {
 		s.msgs[i].Buf = m.buf[:]
 	}
-	return s.tr.read(s.msgs)
+	if s.msgs[0].Body != nil {
+		return s.msgs[:1]
+	}
+	return s.msgs
 }
 
 // dispatch takes in what fetch brought. Its caller has the turn.
 func (s *socket) dispatch(n int, err error) {
+	defer s.unaim()
 	if err != nil {
 		if !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.reports()
@@ -159,7 +182,11 @@ func (s *socket) dispatch(n int, err error) {
 	}
 	now := s.sub.now()
 	for i := range s.msgs[:n] {
-		s.datagrams(&s.msgs[i], s.mem[i], now)
+		if len(s.msgs[i].Body) > 0 {
+			s.landed(&s.msgs[i], now)
+		} else {
+			s.datagrams(&s.msgs[i], s.mem[i], now)
+		}
 		if s.mem[i].refs.Load() > 1 { // chunks keep it
 			s.mem[i].drop()
 			s.mem[i] = newBlock()

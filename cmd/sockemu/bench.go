@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"time"
 
@@ -29,6 +31,7 @@ type benchCmd struct {
 	Congestion string        `placeholder:"NAME" help:"Congestion control of TCP; default: leave the system's. Default: cubic where it can be had, else reno."`
 	Cold       bool          `help:"Bandwidth: send from 64 MiB instead of from one message that stays in the CPU's cache."`
 	Seed       uint64        `default:"1" help:"Of the random order of blocks."`
+	Profile    string        `placeholder:"DIR" type:"existingdir" help:"Write a CPU profile of each worker process there: ROLE-PID.prof, for go tool pprof."`
 }
 
 // messageSize lets the parser read a bench.Size.
@@ -82,7 +85,9 @@ func (c *benchCmd) Run(ctx context.Context, std *stdio, top *cli) error {
 	}
 	cfg := c.config()
 	cfg.Log = std.log
-	cfg.Command = func(role string) *exec.Cmd { return self(std.err, "--log-level="+top.LogLevel, "bench-"+role) }
+	cfg.Command = func(role string) *exec.Cmd {
+		return self(std.err, "--log-level="+top.LogLevel, "bench-"+role, "--profile="+c.Profile)
+	}
 	report, err := bench.Run(ctx, cfg)
 	if err != nil {
 		return err
@@ -108,16 +113,35 @@ func (c *benchCmd) Run(ctx context.Context, std *stdio, top *cli) error {
 
 // benchServerCmd and benchClientCmd are the two processes between which `sockemu bench` measures. It starts them itself.
 type (
-	benchServerCmd struct{}
-	benchClientCmd struct{}
+	benchServerCmd struct{ benchWorker }
+	benchClientCmd struct{ benchWorker }
 )
 
 // Run serves until standard input ends.
-func (benchServerCmd) Run(ctx context.Context, std *stdio) error {
-	return bench.Work(ctx, bench.RoleServer, std.in, std.out, transports(), std.log)
+func (c benchServerCmd) Run(ctx context.Context, std *stdio) error {
+	return c.work(ctx, std, bench.RoleServer)
 }
 
 // Run measures as it is told until standard input ends.
-func (benchClientCmd) Run(ctx context.Context, std *stdio) error {
-	return bench.Work(ctx, bench.RoleClient, std.in, std.out, transports(), std.log)
+func (c benchClientCmd) Run(ctx context.Context, std *stdio) error {
+	return c.work(ctx, std, bench.RoleClient)
+}
+
+type benchWorker struct {
+	Profile string `placeholder:"DIR" help:"Write a CPU profile there."`
+}
+
+func (w benchWorker) work(ctx context.Context, std *stdio, role string) error {
+	if w.Profile != "" {
+		f, err := os.Create(filepath.Join(w.Profile, fmt.Sprintf("%s-%d.prof", role, os.Getpid())))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	return bench.Work(ctx, role, std.in, std.out, transports(), std.log)
 }

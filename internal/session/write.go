@@ -25,6 +25,9 @@ const (
 	corkAfter = 8                     // writes without a Read before it begins
 	corkGap   = 50 * time.Microsecond // a longer pause ends it
 	corkAhead = 256 << 10             // bytes gathered at most: they should stay in the cache
+
+	// A link that retransmits from the send buffer joins what it is given by itself. Only very small writes are gathered before that.
+	corkRetained = 4 << 10
 )
 
 // Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
@@ -50,6 +53,9 @@ func (s *Session) write(p []byte) (int, error) {
 		room := s.room()
 		b := s.cur
 		direct := false
+		if b != nil && b.retains && len(p) >= corkRetained {
+			cork = false
+		}
 		switch {
 		case room == 0 || b == nil || !b.txBare || b.retains:
 		case cork:

@@ -27,7 +27,7 @@ type mmsghdr struct {
 // A UDPReader receives datagrams in batches (recvmmsg(2)). It is for one goroutine.
 type UDPReader struct {
 	hdrs  []mmsghdr
-	iovs  []unix.Iovec
+	iovs  [][3]unix.Iovec
 	names []unix.RawSockaddrInet6
 	ctl   [][udpControl]byte
 }
@@ -36,15 +36,14 @@ type UDPReader struct {
 func NewUDPReader(n int) (*UDPReader, error) {
 	r := &UDPReader{
 		hdrs:  make([]mmsghdr, n),
-		iovs:  make([]unix.Iovec, n),
+		iovs:  make([][3]unix.Iovec, n),
 		names: make([]unix.RawSockaddrInet6, n),
 		ctl:   make([][udpControl]byte, n),
 	}
 	for i := range r.hdrs {
 		h := &r.hdrs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
-		h.Iov = &r.iovs[i]
-		h.SetIovlen(1)
+		h.Iov = &r.iovs[i][0]
 		h.Control = &r.ctl[i][0]
 	}
 	return r, nil
@@ -55,19 +54,28 @@ func (r *UDPReader) Recv(fd uintptr, msgs []UDPMessage) (int, error) {
 	n := min(len(msgs), len(r.hdrs))
 	for i := range msgs[:n] {
 		h := &r.hdrs[i].hdr
-		r.iovs[i].Base = &msgs[i].Buf[0]
-		r.iovs[i].SetLen(len(msgs[i].Buf))
+		parts := 0
+		for _, b := range [...][]byte{msgs[i].Head, msgs[i].Body, msgs[i].Buf} {
+			if len(b) > 0 {
+				r.iovs[i][parts].Base = &b[0]
+				r.iovs[i][parts].SetLen(len(b))
+				parts++
+			}
+		}
+		h.SetIovlen(parts)
 		h.Namelen = sizeofInet6
 		h.SetControllen(udpControl)
 	}
 	for {
 		got, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
 		runtime.KeepAlive(msgs)
+		if errno == unix.EINTR {
+			continue
+		}
+		clear(r.iovs[:n]) // no memory of the caller's is kept alive
 		switch errno {
 		case 0:
 			n = int(got)
-		case unix.EINTR:
-			continue
 		case unix.EAGAIN:
 			return 0, errAgain
 		default:
@@ -78,7 +86,7 @@ func (r *UDPReader) Recv(fd uintptr, msgs []UDPMessage) (int, error) {
 	for i := range msgs[:n] {
 		h := &r.hdrs[i]
 		m := &msgs[i]
-		m.N = min(int(h.n), len(m.Buf))
+		m.N = min(int(h.n), len(m.Head)+len(m.Body)+len(m.Buf))
 		m.Segment = segmentOf(r.ctl[i][:min(int(h.hdr.Controllen), udpControl)], m.N)
 		m.From = addrPort(&r.names[i])
 		m.Truncated = h.hdr.Flags&unix.MSG_TRUNC != 0
