@@ -11,6 +11,7 @@ require (
 	github.com/jsimonetti/rtnetlink/v2 v2.0.2
 	github.com/lmittmann/tint v1.2.1
 	github.com/mdlayher/netlink v1.7.2
+	github.com/quic-go/quic-go v0.65.0
 	github.com/stretchr/testify v1.12.1
 	github.com/xtaci/smux v1.5.58
 	go.uber.org/goleak v1.3.0

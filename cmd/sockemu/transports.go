@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/sockemu/sockemu/bench"
+	"github.com/sockemu/sockemu/bench/peers"
 	"github.com/sockemu/sockemu/bench/rsocket"
 	"github.com/sockemu/sockemu/bench/ucx"
 )
@@ -15,6 +16,7 @@ func transports() bench.Registry {
 		thin("shm"),
 		thin("udp"),
 		thin("auto"),
+		peers.QUIC(),
 		bench.If(ucx.Available, bench.Via("peer:ucx", "shm", shm.Dial, shm.Listen)),
 		bench.If(ucx.AvailableRDMA, bench.Via("peer:ucx", "verbs", rc.Dial, rc.Listen)),
 		bench.If(rsocket.Available, bench.Via("peer:rsocket", "verbs", rsocket.Dial, rsocket.Listen)),

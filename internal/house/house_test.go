@@ -74,7 +74,7 @@ var rules = []rule{
 	},
 	{
 		from: []string{"./..."}, except: []string{"./cmd/...", "./bench/..."},
-		to: []string{"./cmd/...", "./bench/...", "github.com/alecthomas/kong", "charm.land/..."}, deep: true,
+		to: []string{"./cmd/...", "./bench/...", "github.com/alecthomas/kong", "charm.land/...", "github.com/quic-go/..."}, deep: true,
 		reason: "who imports the library gets no command line, no terminal view and no benchmark with it",
 	},
 	{
