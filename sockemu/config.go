@@ -81,7 +81,7 @@ type Config struct {
 	// path to it counts as broken. Defaults 5 s and 3*KeepAlive.
 	KeepAlive, KeepAliveDead time.Duration
 	// GoneAfter is how long the peer's address may answer "no such connection" before the connection ends with ErrPeerGone.
-	// Default 5 s.
+	// Default 5 s; it must have been said eight times in a row, too, since a load balancer may pick the wrong process.
 	GoneAfter time.Duration
 	// RetryMin and RetryMax bound the back-off between attempts to get a new link. Defaults 20 ms and 2 s.
 	RetryMin, RetryMax time.Duration

@@ -399,7 +399,7 @@ func TestLoadBalancer(t *testing.T) {
 
 // TestManyThroughLoadBalancer: connections to both servers work side by side.
 func TestManyThroughLoadBalancer(t *testing.T) {
-	r := newBalanced(t)
+	r := newBalanced(t, func(cfg *sockemu.Config) { cfg.GoneAfter = patience })
 	r.inTurn.Store(true)
 	var g errgroup.Group
 	for _, l := range []*sockemu.Listener{r.l, r.other} {

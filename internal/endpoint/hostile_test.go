@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -819,12 +820,40 @@ func TestAnotherProcessAnswers(t *testing.T) {
 	})
 }
 
+// TestRightProcessInTheEnd: where an attempt takes long, few wrong answers within GoneAfter are no reason to give the connection up: the load
+// balancer finds the right process later.
+func TestRightProcessInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t, fault.Config{Seed: 2}, Config{Session: session.Config{GoneAfter: 5 * time.Second}})
+		other := New(Config{Substrate: c.n.Host("c"), NoSharing: true})
+		defer other.Close()
+		_, err := other.Listen(t.Context(), "c:1", Plain{})
+		require.NoError(t, err)
+		var wrong atomic.Bool
+		c.n.Route(func(from, to string) string {
+			if from == "a" && wrong.Load() {
+				return "c:1"
+			}
+			return to
+		})
+		c.n.All().Shape(fault.Both, fault.Shape{Delay: 500 * time.Millisecond})
+		c.alive(t)
+		wrong.Store(true)
+		c.n.CutAll()
+		time.Sleep(12 * time.Second)
+		require.NoError(t, c.a.Snapshot().Err)
+		wrong.Store(false)
+		c.alive(t)
+		require.GreaterOrEqual(t, c.a.Snapshot().FailedDial, uint64(3))
+	})
+}
+
 // TestHostileTCP is a part of the above on real sockets, where closing with unread bytes resets.
 func TestHostileTCP(t *testing.T) {
 	sub := tcp.New(tcp.Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	eb := New(Config{Substrate: sub, MaxHandshakes: 4, HandshakeTimeout: 500 * time.Millisecond, NoSharing: true})
+	eb := New(Config{Substrate: sub, MaxHandshakes: 4, HandshakeTimeout: 2 * time.Second, NoSharing: true})
 	defer eb.Close()
 	ea := New(Config{Substrate: sub, NoSharing: true})
 	defer ea.Close()

@@ -24,6 +24,11 @@ const finGrace = 50 * time.Millisecond
 // is wrong with all of them.
 const settled = 50 * time.Millisecond
 
+// goneAnswers is how often in a row it must be answered that there is no such connection for the peer's end to count as lost: a load balancer
+// picks the wrong process now and then, and where attempts take long GoneAfter has room for only a few. With the default back-off it is
+// about as many as GoneAfter has room for.
+const goneAnswers = 8
+
 // A binding is a link while a session is bound to it.
 type binding struct {
 	link    substrate.Link
@@ -214,6 +219,7 @@ func (s *Session) redialLoop(grace bool) {
 		wait = max(wait, finGrace)
 	}
 	var unknownSince time.Time
+	unknown := 0 // answers in a row
 	for {
 		if wait > 0 && !s.pause(wait) {
 			break
@@ -261,15 +267,15 @@ func (s *Session) redialLoop(grace bool) {
 			case wire.StatusKey, wire.StatusPolicy, wire.StatusVersion, wire.StatusFormat:
 				s.fail(ErrProtocol, err.Error())
 			case wire.StatusUnknown:
-				if unknownSince.IsZero() {
+				if unknown++; unknown == 1 {
 					unknownSince = time.Now()
 				}
-				if time.Since(unknownSince) >= s.cfg.GoneAfter {
+				if unknown >= goneAnswers && time.Since(unknownSince) >= s.cfg.GoneAfter {
 					s.fail(ErrPeerGone, err.Error())
 				}
 			}
 		} else {
-			unknownSince = time.Time{}
+			unknown = 0
 		}
 		s.note("no new link yet: %v", err)
 		s.mu.Lock()
