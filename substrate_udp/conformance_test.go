@@ -13,7 +13,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	substratetest.Run(t, func(t *testing.T) substratetest.Env {
-		s := newTest(t, Options{})
+		s := newTest(t, Options{PathDown: 20 * time.Second}) // a thousand links on a loaded machine are no dead path
 		return substratetest.Env{
 			Dialer: s, Listener: s, Listen: "127.0.0.1:0", Refused: closedPort(t), Hang: silentPort(t), Bad: "127.0.0.1", Abort: abort,
 		}

@@ -53,7 +53,7 @@ func TestConformanceOverBadPath(t *testing.T) {
 	}
 	im := netem.MustParse("loss=5%,dup=5%,corrupt=1%,reorder=5%")
 	substratetest.Run(t, func(t *testing.T) substratetest.Env {
-		s := newTest(t, Options{})
+		s := newTest(t, Options{PathDown: 20 * time.Second})
 		d := &through{Substrate: s, t: t, im: im, ways: make(map[string]*netem.Forwarder)}
 		return substratetest.Env{
 			Dialer: d, Listener: s, Listen: "127.0.0.1:0", Hang: silentPort(t), Bad: "127.0.0.1", Abort: abort, Lossy: true,

@@ -836,7 +836,7 @@ func TestRightProcessInTheEnd(t *testing.T) {
 			}
 			return to
 		})
-		c.n.All().Shape(fault.Both, fault.Shape{Delay: 500 * time.Millisecond})
+		c.n.All().Shape(fault.Both, fault.Shape{Delay: time.Second})
 		c.alive(t)
 		wrong.Store(true)
 		c.n.CutAll()
@@ -844,7 +844,7 @@ func TestRightProcessInTheEnd(t *testing.T) {
 		require.NoError(t, c.a.Snapshot().Err)
 		wrong.Store(false)
 		c.alive(t)
-		require.GreaterOrEqual(t, c.a.Snapshot().FailedDial, uint64(3))
+		require.GreaterOrEqual(t, c.a.Snapshot().FailedDial, uint64(2))
 	})
 }
 
