@@ -130,7 +130,7 @@ func TestHTTPOverCutLinks(t *testing.T) {
 				<-served1
 			}()
 			defer r.cutting()()
-			client := &http.Client{Transport: tr, Timeout: patience}
+			client := &http.Client{Transport: tr, Timeout: 4 * patience}
 			r.untilCut(25, 4, func(round int) {
 				var g errgroup.Group
 				for k := range 3 {

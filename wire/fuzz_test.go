@@ -21,6 +21,7 @@ func FuzzHello(f *testing.F) {
 	f.Add(hello())
 	f.Add(hello(set(10, 2), set(11, 3), set(8, 9, 1)))
 	f.Add(Hello{Version: 1, MinVersion: 1, Kind: KindControl, NoiseLen: MaxNoise}.Append(nil))
+	f.Add(Hello{Version: 1, MinVersion: 1, Kind: KindProbe, NoiseLen: 32}.Append(nil))
 	f.Add(longHello)
 	f.Add([]byte(Magic))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -29,7 +30,7 @@ func FuzzHello(f *testing.F) {
 			known(t, err)
 			return
 		}
-		if h.NoiseLen < 32 || h.NoiseLen > MaxNoise || h.Kind < KindOpen || h.Kind > KindControl {
+		if h.NoiseLen < 32 || h.NoiseLen > MaxNoise || h.Kind < KindOpen || h.Kind > KindProbe {
 			t.Fatalf("out of bounds: %+v", h)
 		}
 		out := h.Append(nil)
