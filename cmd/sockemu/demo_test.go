@@ -136,6 +136,11 @@ func TestTexts(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 123: "123", 1234: "1,234", 1234567: "1,234,567"} {
 		assert.Equal(t, want, grouped(n))
 	}
+	for text, want := range map[string]string{
+		"tcp@127.0.0.1:5 -> shm (127.0.0.1:5): faster": "tcp -> shm: faster", "shm -> tcp@[::1]:5 (host:5): it broke": "shm -> tcp: it broke", "tcp -> shm (h:1): x": "tcp -> shm: x",
+	} {
+		assert.Equal(t, want, choiceAddrs.ReplaceAllString(text, " -> $1"))
+	}
 	s := newSpark()
 	at := time.Unix(1000, 0)
 	for i := range uint64(3) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -74,6 +75,9 @@ func (v *verdict) judge(st *demoState, runErr error) {
 	}
 }
 
+// choiceAddrs are the addresses in the text of a move, which say nothing here.
+var choiceAddrs = regexp.MustCompile(`(?:@\S+)? -> (\w+)(?:@\S+)? \(\S+\)`)
+
 // print tells a human.
 func (v *verdict) print(w io.Writer) {
 	fmt.Fprintln(w)
@@ -88,7 +92,7 @@ func (v *verdict) print(w io.Writer) {
 	if f := v.Fast; f.Missing != "" {
 		row("shared memory", "not here: %s", f.Missing)
 	} else {
-		choice, _, _ := strings.Cut(f.Choice, "; rejected: ")
+		choice, _, _ := strings.Cut(choiceAddrs.ReplaceAllString(f.Choice, " -> $1"), "; rejected: ")
 		choice, _, _ = strings.Cut(choice, "; now ")
 		row("shared memory", "%s", choice)
 		row("", "%.0f MB/s before, %.0f MB/s after, hashing included", f.TCPRate, f.SHMRate)
