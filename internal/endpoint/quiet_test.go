@@ -114,3 +114,31 @@ func TestPatienceStartsAnew(t *testing.T) {
 		require.GreaterOrEqual(t, p.a.Snapshot().MaxOutage, 150*time.Millisecond)
 	})
 }
+
+// TestNobodyLingers: when both ends have closed and have everything, both are done at once: neither waits out its linger time for a last
+// word that went under with the link.
+func TestNobodyLingers(t *testing.T) {
+	for _, first := range []string{"dialer", "acceptor"} {
+		t.Run(first, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, seal bool) {
+				p := newCouple(t, fault.Config{Seed: 1}, Config{Session: session.Config{Seal: seal, Linger: time.Hour}})
+				p.n.All().Shape(fault.Both, fault.Shape{Delay: time.Millisecond})
+				p.alive(t)
+				one, other := p.a, p.b
+				if first == "acceptor" {
+					one, other = p.b, p.a
+				}
+				closed := make(chan error, 1)
+				go func() { closed <- one.Close() }()
+				_, err := other.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+				start := time.Now()
+				require.NoError(t, other.Close())
+				require.NoError(t, <-closed)
+				<-p.a.Done()
+				<-p.b.Done()
+				require.Less(t, time.Since(start), time.Second)
+			})
+		})
+	}
+}

@@ -171,6 +171,7 @@ func (s *Session) finish() {
 	b := s.cur
 	due := b != nil && s.inBand() && s.ctlDue.Load()
 	if due {
+		s.parting = true
 		b.setSendDeadline(time.Now().Add(s.cfg.parting)) // whoever is sending leaves by then
 	}
 	s.mu.Unlock()

@@ -136,6 +136,7 @@ type Session struct {
 	saidDone   bool
 	closed     bool // by our application
 	exported   bool
+	parting    bool  // both ends are done; the last word is on its way
 	untold     bool  // ended, and the peer could not be told
 	err        error // the definite end
 	ended      bool

@@ -270,13 +270,15 @@ func (s *Session) pump() {
 	for {
 		s.mu.Lock()
 		b := s.cur
-		if b == nil || s.err != nil || !s.work(b) {
+		if b == nil || s.err != nil || !s.work(b) || s.parting && expired(b.wdl) {
 			s.pumping = false
 			s.mu.Unlock()
 			break
 		}
 		b.appSending = false
-		b.setSendDeadline(time.Time{})
+		if !s.parting {
+			b.setSendDeadline(time.Time{})
+		}
 		s.mu.Unlock()
 		if err := s.sendSome(b); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.tx.unlock()
