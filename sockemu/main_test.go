@@ -99,12 +99,15 @@ type rig struct {
 	l              *sockemu.Listener
 	relay          *relay.Relay
 	wall           firewall
+	servers        []*sockemu.Endpoint // all that the relay leads to
+	opening        sync.Mutex          // held while a connection is opened, and by whoever cuts
 }
 
 func newRig(t testing.TB, change ...func(*sockemu.Config)) *rig {
 	t.Helper()
 	r := &rig{TB: t, cfg: quick(change...)}
 	r.server = newEndpoint(t, r.cfg)
+	r.servers = append(r.servers, r.server)
 	var err error
 	r.l, err = r.server.Listen(testContext(t), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -139,12 +142,21 @@ func pair(t testing.TB, from *sockemu.Endpoint, addr string, l *sockemu.Listener
 	return c, s
 }
 
-// DialContext dials through the relay, whatever the address, again and again: one whose handshake is cut has to try another
-// time, as with TCP.
+// DialContext dials through the relay, whatever the address, again and again: one that meets an outage has to try another time, as with TCP.
+// Nothing is cut until the server has the connection too: if the last word of a handshake is lost only the client has one, and that ends.
 func (r *rig) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	r.opening.Lock()
+	defer r.opening.Unlock()
 	for {
+		before := r.accepted()
 		c, err := r.client.Dial(ctx, "tcp", r.relay.Addr())
 		if err == nil {
+			for range 2000 { // a server that has been replaced doesn't tell
+				if r.accepted() > before {
+					break
+				}
+				<-time.After(time.Millisecond)
+			}
 			return c, nil
 		}
 		if ctx.Err() != nil {
@@ -155,6 +167,13 @@ func (r *rig) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (r *rig) accepted() (n uint64) {
+	for _, e := range r.servers {
+		n += e.Metrics().Accepted
+	}
+	return n
 }
 
 // cutting cuts all connections of the relay every 30 to 100 ms, every fifth time with an outage of 200 ms, until stop is called. Each
@@ -172,11 +191,13 @@ func (r *rig) cutting() (stop func()) {
 			case <-done:
 				return
 			}
+			r.opening.Lock()
 			if n%5 == 0 {
 				r.relay.Outage(200 * time.Millisecond)
 			} else {
 				r.relay.CutAll()
 			}
+			r.opening.Unlock()
 		}
 	})
 	stop = sync.OnceFunc(func() { close(done); wg.Wait(); r.relay.Refuse(0) })

@@ -332,6 +332,7 @@ func newBalanced(t testing.TB, change ...func(*sockemu.Config)) *balanced {
 	t.Helper()
 	b := &balanced{rig: newRig(t, change...)}
 	second := newEndpoint(t, b.cfg)
+	b.servers = append(b.servers, second)
 	var err error
 	b.other, err = second.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
