@@ -98,9 +98,6 @@ func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()),
 		b := New(Config{Substrate: sb, Session: sc})
 		quit := make(chan struct{})
 		var wg sync.WaitGroup
-		if cut > 0 {
-			wg.Go(func() { ctr.run(quit, cut) })
-		}
 		stop = func() {
 			close(quit)
 			wg.Wait()
@@ -115,18 +112,16 @@ func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()),
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		var s *session.Session
-		for range 200 {
-			if s, err = a.Dial(ctx, l.Addr().String(), 0); err == nil {
-				break
-			}
-		}
+		s, err := a.Dial(ctx, l.Addr().String(), 0)
 		if err != nil {
 			return nil, nil, nil, err
 		}
 		acc, err := l.Accept()
 		if err != nil {
 			return nil, nil, nil, err
+		}
+		if cut > 0 { // not before: if the last word of a handshake is lost there is nothing to accept
+			wg.Go(func() { ctr.run(quit, cut) })
 		}
 		return s, acc.Session, stop, nil
 	}
