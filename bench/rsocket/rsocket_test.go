@@ -13,12 +13,12 @@ import (
 	"github.com/sockemu/sockemu/bench/rsocket"
 )
 
-// TestStream sends a megabyte there and back, where there is an RDMA device, whose address SOCKEMU_TEST_RDMA_IP tells.
+// TestStream sends a megabyte there and back, where there is an RDMA device, whose address SOCKEMU_TEST_RDMA_ADDR tells.
 func TestStream(t *testing.T) {
-	ip := os.Getenv("SOCKEMU_TEST_RDMA_IP")
+	ip := os.Getenv("SOCKEMU_TEST_RDMA_ADDR")
 	if ip == "" {
 		err := rsocket.Available()
-		t.Skipf("SOCKEMU_TEST_RDMA_IP is not set; available: %v", err)
+		t.Skipf("SOCKEMU_TEST_RDMA_ADDR is not set; available: %v", err)
 	}
 	require.NoError(t, rsocket.Available())
 	l, err := rsocket.Listen(t.Context(), "tcp", net.JoinHostPort(ip, "0"))
