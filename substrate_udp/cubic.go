@@ -39,6 +39,19 @@ const (
 	hystartRounds  = 5
 )
 
+// Loss without a queue. On a long path CUBIC's window is bound by the loss rate long before it is by the path, though a loss there
+// says nothing about congestion as long as packets don't wait: the round trip is as short as ever. Such a loss is no signal up to
+// tolerated of all bytes (BBRv3 has 2 %), a weak one up to endured, and beyond that, or when packets wait, the usual one.
+const (
+	tolerated  = 0.03
+	endured    = 0.15
+	weakBeta   = 0.95
+	longRTT    = 5 * time.Millisecond // below it CUBIC recovers quickly, and buffers are too short to tell
+	queueSeen  = 2 * time.Millisecond // or an eighth of the shortest round trip: packets wait
+	lossPrior  = 200                  // packets that count as received before anything was sent
+	lossRounds = 8                    // windows over which losses are averaged
+)
+
 // cubic is CUBIC with HyStart++.
 type cubic struct {
 	segment  float64
@@ -50,6 +63,12 @@ type cubic struct {
 	est      float64       // W_est: what Reno would have
 	before   *cubic        // what was before the last OnLoss, but for before itself
 	recovery time.Duration // packets sent before it say nothing new about congestion
+
+	// To tell what a loss means.
+	minRTT       time.Duration // the shortest ever
+	low, lowThen time.Duration // in this round trip and in the one before: a processor that is late doesn't make it longer, a queue does
+	lowEnd       time.Duration // packets sent after it belong to the next round trip
+	got, lost    float64       // bytes acknowledged and lost, the older the less
 
 	// HyStart++: rounds of one window each.
 	roundEnd time.Duration // packets sent after it belong to the next round
@@ -66,7 +85,7 @@ var _ Controller = (*cubic)(nil)
 // segment bytes.
 func NewCubic(segment int) Controller {
 	s := float64(segment)
-	return &cubic{segment: s, window: initialPackets * s, ssthresh: math.Inf(1)}
+	return &cubic{segment: s, window: initialPackets * s, ssthresh: math.Inf(1), got: lossPrior * s}
 }
 
 func (c *cubic) Window() int { return int(c.window) }
@@ -79,6 +98,16 @@ func (c *cubic) SetSegment(bytes int) {
 }
 
 func (c *cubic) OnAck(now, sentAt time.Duration, bytes int, rtt, minRTT time.Duration, limited bool) {
+	c.minRTT = minRTT
+	if sentAt >= c.lowEnd {
+		c.lowEnd, c.lowThen, c.low = now, c.low, rtt
+	}
+	c.low = min(c.low, rtt)
+	c.got += float64(bytes)
+	if c.got > lossRounds*max(c.window, lossPrior*c.segment) {
+		c.got /= 2
+		c.lost /= 2
+	}
 	if c.SlowStart() {
 		c.hystart(now, sentAt, rtt)
 	}
@@ -152,9 +181,26 @@ func (c *cubic) hystart(now, sentAt, rtt time.Duration) {
 	}
 }
 
-func (c *cubic) OnLoss(now, sentAt time.Duration, _ int) {
+// beta is what a loss leaves of the window.
+func (c *cubic) beta() float64 {
+	rate := c.lost / (c.got + c.lost)
+	switch {
+	case c.minRTT < longRTT || min(c.low, max(c.lowThen, c.minRTT))-c.minRTT > max(queueSeen, c.minRTT/8) || rate > endured:
+		return cubicBeta
+	case rate > tolerated:
+		return weakBeta
+	}
+	return 1
+}
+
+func (c *cubic) OnLoss(now, sentAt time.Duration, bytes int) {
+	c.lost += float64(bytes)
 	if sentAt < c.recovery {
 		return // one event per round trip
+	}
+	beta := c.beta()
+	if beta == 1 {
+		return
 	}
 	if c.before == nil {
 		c.before = new(cubic)
@@ -165,11 +211,11 @@ func (c *cubic) OnLoss(now, sentAt time.Duration, _ int) {
 	c.recovery = now
 	c.epoch = 0
 	if c.window < c.wMax {
-		c.wMax = c.window * (1 + cubicBeta) / 2 // fast convergence: leave room to newcomers
+		c.wMax = c.window * (1 + beta) / 2 // fast convergence: leave room to newcomers
 	} else {
 		c.wMax = c.window
 	}
-	c.window = max(c.window*cubicBeta, minimumPackets*c.segment)
+	c.window = max(c.window*beta, minimumPackets*c.segment)
 	c.ssthresh = c.window
 	c.css = 0
 }

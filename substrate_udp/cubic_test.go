@@ -104,3 +104,39 @@ func TestSpuriousLoss(t *testing.T) {
 	c.OnSpurious(6 * time.Second)
 	require.Equal(t, 2*before, c.window)
 }
+
+// TestLossWithoutQueue: on a long path the window ignores few losses, gives in a little to more, and obeys as ever when packets wait
+// or very many are lost; on a short path always.
+func TestLossWithoutQueue(t *testing.T) {
+	const rtt = 50 * time.Millisecond
+	for _, c := range []struct {
+		name  string
+		rtt   time.Duration
+		queue time.Duration
+		loss  int // percent
+		left  float64
+	}{
+		{"few", rtt, 0, 1, 1},
+		{"some", rtt, 0, 8, weakBeta},
+		{"many", rtt, 0, 30, cubicBeta},
+		{"few, late by a little", rtt, 5 * time.Millisecond, 1, 1},
+		{"few, and a queue", rtt, 10 * time.Millisecond, 1, cubicBeta},
+		{"few on a short path", time.Millisecond, 0, 1, cubicBeta},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := NewCubic(testSegment).(*cubic)
+			w.window, w.ssthresh = 100*testSegment, testSegment
+			now := time.Second
+			for range 100 {
+				now += c.rtt
+				// One packet in a hundred finds the path delayed for a moment: that is no queue.
+				w.OnAck(now, now-c.rtt, (100-c.loss)*testSegment, c.rtt+c.queue, c.rtt, false)
+				w.OnAck(now, now-c.rtt, 0, c.rtt+time.Second, c.rtt, false)
+				w.lost += float64(c.loss * testSegment)
+			}
+			before := w.window
+			w.OnLoss(now, now, testSegment)
+			require.InDelta(t, c.left*before, w.window, 1)
+		})
+	}
+}

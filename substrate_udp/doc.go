@@ -63,7 +63,7 @@
 //     2 ms (the peer's delay, and what the runtime's timers are late), 20 ms at least between processes of one host (they wait for
 //     processors), doubled up to 500 ms, two probes each.
 //   - A link breaks with class PathDown when nothing gets through for max(8 SRTT, Options.PathDown), when the peer says GONE, or when its
-//     host reports the port closed for 300 ms. When no more data comes its receiver
+//     host reports the port closed for a second. When no more data comes its receiver
 //     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
 //     that an idle link notices nothing: the session above does.
 //   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Pacing at 1.25 windows per round trip (2 in slow

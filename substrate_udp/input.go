@@ -209,7 +209,7 @@ func (s *socket) reports() {
 
 // refusedFor is how long the peer's port must seem closed: a translator (NAT) that has moved the peer to another port says so, too, until
 // the peer's next packet comes from there.
-const refusedFor = 300 * time.Millisecond
+const refusedFor = time.Second
 
 // onRefused is told that the peer's port is closed. The link probes, and believes it when all probes come to nothing for a while. Under mu.
 func (l *link) onRefused(now int64) {
