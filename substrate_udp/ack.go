@@ -111,7 +111,7 @@ func (l *link) onAck(a *ack, now int64) {
 		l.rtt.add(time.Duration(now-largestNew), a.delay, now)
 	}
 	if acked > 0 {
-		l.timeouts = 0
+		l.timeouts, l.collapsed = 0, false
 		l.progress = now
 		l.cc.OnAck(time.Duration(now), time.Duration(sentAt), acked, l.rtt.latest, l.rtt.least, wasLimited)
 		l.measure(delivered, wasLimited, now)

@@ -70,8 +70,8 @@
 //     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.
 //   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up. A closed window is probed.
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
-//     (RFC 8899). Three timeouts in a row with longer packets lead back to 1200, and
-//     to new probes after 5 s.
+//     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
+//     back to 1200, and to new probes after 5 s.
 //   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while packets are in flight, for at most 200 us.
 //   - Close sends what is left and FIN, from a copy, for 2 s at most.
 //

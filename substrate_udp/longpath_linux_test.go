@@ -33,8 +33,8 @@ func TestLongPaths(t *testing.T) {
 	for _, loss := range []string{"", ",loss=0.1%", ",loss=1%", ",loss=1%,burst=4", ",loss=3%", ",loss=10%"} {
 		spec := "rate=200mbit,delay=25ms" + loss
 		t.Run(spec, func(t *testing.T) {
-			tcp := flows(t, spec, d, "tcp")[0]
-			udp := flows(t, spec, d, "udp")[0]
+			tcp := flows(t, spec, d, 0, "tcp")[0]
+			udp := flows(t, spec, d, 0, "udp")[0]
 			t.Logf("Mb/s: tcp %.1f, udp %.1f: %.1f times", tcp, udp, udp/tcp)
 			switch loss {
 			case ",loss=1%":
@@ -49,11 +49,11 @@ func TestLongPaths(t *testing.T) {
 		"rate=50mbit,delay=10ms,loss=0.1%", "rate=20mbit,delay=1ms",
 	} {
 		t.Run("shared "+spec, func(t *testing.T) {
-			both := flows(t, spec, 3*d, "udp", "udp")
+			both := flows(t, spec, 4*d, 2*d, "udp", "udp")
 			t.Logf("udp %.1f, udp %.1f Mb/s: %.0f %%", both[0], both[1], share(both))
-			mixed := flows(t, spec, 3*d, "udp", "tcp")
+			mixed := flows(t, spec, 4*d, 2*d, "udp", "tcp")
 			t.Logf("udp %.1f, tcp %.1f Mb/s: %.0f %%", mixed[0], mixed[1], share(mixed))
-			tcps := flows(t, spec, 3*d, "tcp", "tcp")
+			tcps := flows(t, spec, 4*d, 2*d, "tcp", "tcp")
 			t.Logf("tcp %.1f, tcp %.1f Mb/s: %.0f %%", tcps[0], tcps[1], share(tcps))
 		})
 	}
@@ -62,8 +62,9 @@ func TestLongPaths(t *testing.T) {
 // share is the part of the first in percent.
 func share(rates []float64) float64 { return 100 * rates[0] / (rates[0] + rates[1]) }
 
-// flows sends as much as it can over a path made of spec for d, one flow of each kind at the same time, and returns how many Mb/s arrived.
-func flows(t *testing.T, spec string, d time.Duration, kinds ...string) []float64 {
+// flows sends as much as it can over a path made of spec for d, one flow of each kind at the same time, and returns how many Mb/s
+// arrived after the first part of it, skip.
+func flows(t *testing.T, spec string, d, skip time.Duration, kinds ...string) []float64 {
 	t.Helper()
 	im := netem.MustParse(spec)
 	p, err := netem.NewPath(netem.PathConfig{Up: im, Down: netem.MustParse("delay=" + im.Delay.String()), Seed: 3})
@@ -100,10 +101,15 @@ func flows(t *testing.T, spec string, d time.Duration, kinds ...string) []float6
 			}
 		})
 	}
-	<-time.After(d)
+	<-time.After(skip)
+	before := make([]int64, len(kinds))
+	for i := range got {
+		before[i] = got[i].Load()
+	}
+	<-time.After(d - skip)
 	rates := make([]float64, len(kinds))
 	for i := range got {
-		rates[i] = float64(got[i].Load()) * 8 / 1e6 / d.Seconds()
+		rates[i] = float64(got[i].Load()-before[i]) * 8 / 1e6 / (d - skip).Seconds()
 	}
 	for _, stop := range stops {
 		stop()

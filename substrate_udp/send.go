@@ -34,6 +34,7 @@ type sender struct {
 	lastEliciting int64
 	progress      int64 // when the last of them was acknowledged, or the first was sent after all were
 	timeouts      int   // probe timeouts in a row
+	collapsed     bool  // and what they say was taken in
 	windowProbes  int
 	blockedAt     int64
 	probes        int // packets to send whatever the window says

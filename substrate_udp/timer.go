@@ -144,10 +144,10 @@ const (
 	initialRTT     = 50 * time.Millisecond
 	granularity    = 100 * time.Microsecond
 	askAfter       = 250 * time.Millisecond
-	stuckProbes    = 8 // of a peer that lacks what was released
-	blackHole      = 3 // probe timeouts in a row after which full packets are suspected
-	collapse       = 3 // and after which the window is given up
-	doubt          = 4 // and after which payload has checksums again
+	stuckProbes    = 8                      // of a peer that lacks what was released
+	collapse       = 3                      // probe timeouts in a row after which the window is given up, and full packets are suspected to vanish
+	doubt          = 4                      // and after which payload has checksums again
+	busyPeer       = 150 * time.Millisecond // if the silence is longer than a peer may have to wait for a processor
 	suspectRTTs    = 8
 	holdTime       = 200 * time.Microsecond
 	streakGap      = int64(50 * time.Microsecond)
@@ -183,10 +183,12 @@ func (l *link) onTimeout(now int64) {
 	if l.timeouts >= doubt {
 		l.bare = false // for all we know the peer wants none such
 	}
-	if l.timeouts == collapse {
-		l.cc.OnCollapse(time.Duration(now))
+	if l.timeouts < collapse || now-l.progress < int64(busyPeer) || l.collapsed {
+		return
 	}
-	if l.timeouts == blackHole && !l.sameHost { // there only the processor can be away
+	l.collapsed = true
+	l.cc.OnCollapse(time.Duration(now))
+	if !l.sameHost { // there only the processor can be away
 		l.shrinkMTU(now)
 	}
 }

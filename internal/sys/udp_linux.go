@@ -67,7 +67,9 @@ func (r *UDPReader) Recv(fd uintptr, msgs []UDPMessage) (int, error) {
 		h.SetControllen(udpControl)
 	}
 	for {
-		got, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+		// The call doesn't wait and copies a few blocks at most, so the scheduler needn't hear of it: that would cost as much as the
+		// call itself.
+		got, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
 		runtime.KeepAlive(msgs)
 		if errno == unix.EINTR {
 			continue
@@ -173,7 +175,8 @@ func (w *UDPWriter) Send(fd uintptr, v6 bool, addr netip.AddrPort, vec [][]byte,
 	}
 	var err error
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		// As in Recv: at most 64 KiB are copied, and nothing is waited for.
+		_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if errno == unix.EINTR {
 			continue
 		}
