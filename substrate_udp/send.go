@@ -102,6 +102,7 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 				l.transmit(now)
 				if room = l.room(); room <= 0 {
 					l.want = min(wakeRoom, total-n)
+					l.sock.reclaim()
 					l.sender.wake.wait(&l.mu)
 					if err := l.sendErr(); err != nil {
 						return n, err

@@ -70,8 +70,7 @@ func New(opts Options) *Substrate {
 	if opts.open == nil {
 		opts.open = listenKernel
 	}
-	s := &Substrate{opts: opts, epoch: time.Now(), sockets: make(map[*socket]struct{})}
-	return s
+	return &Substrate{opts: opts, epoch: time.Now(), sockets: make(map[*socket]struct{})}
 }
 
 const (
