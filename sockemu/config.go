@@ -106,7 +106,7 @@ type Config struct {
 	// Substrates says what may carry the connections, in the words of selector.ParsePolicy: "auto" (what is measured decides, the
 	// default), "tcp" or "pin:shm,tcp" (one of these, or an error), "prefer:shm", "!shm". Every connection begins on TCP, with
 	// which it is usable at once, and moves as soon as a better path has been measured; a pinned one before Dial returns.
-	// UDP takes part only where it is named, at both ends ("pin:tcp,shm,udp"): so far kernel TCP mostly beats it, which a
+	// UDP takes part only where it is named, at both ends ("pin:tcp,shm,udp"): kernel TCP still moves more bytes, which a
 	// short measurement doesn't always show. The environment variable SOCKEMU_SUBSTRATE says it for programs that don't. Both ends'
 	// policies hold.
 	Substrates string

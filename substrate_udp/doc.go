@@ -66,7 +66,8 @@
 //     host reports the port closed for a second. When no more data comes its receiver
 //     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
 //     that an idle link notices nothing: the session above does.
-//   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Pacing at 1.25 windows per round trip (2 in slow
+//   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Where the round trip is 5 ms or more, and no longer than
+//     ever (by 2 ms or an eighth), losses up to 3 % of all bytes are ignored, and up to 15 % take 5 % of the window. Pacing at 1.25 windows per round trip (2 in slow
 //     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.
 //   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up. A closed window is probed.
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop

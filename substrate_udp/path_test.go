@@ -95,7 +95,7 @@ func TestRebinding(t *testing.T) {
 	require.NoError(t, err)
 	defer ln.Close()
 	im := netem.MustParse("rate=200mbit,delay=1ms")
-	f := forward(t, netem.UDPConfig{To: ln.Addr().String(), Up: im, Down: im, Rebind: 100 * time.Millisecond})
+	f := forward(t, netem.UDPConfig{To: ln.Addr().String(), Up: im, Down: im, Rebind: 300 * time.Millisecond})
 	a, err := s.Dial(t.Context(), f.Addr().String())
 	require.NoError(t, err)
 	defer a.Close()

@@ -146,6 +146,7 @@ const (
 	askAfter       = 250 * time.Millisecond
 	stuckProbes    = 8                      // of a peer that lacks what was released
 	collapse       = 3                      // probe timeouts in a row after which the window is given up, and full packets are suspected to vanish
+	busySelf       = 4                      // times as much silence as breaks a link is borne by an end that can't keep up with reading
 	doubt          = 4                      // and after which payload has checksums again
 	busyPeer       = 150 * time.Millisecond // if the silence is longer than a peer may have to wait for a processor
 	suspectRTTs    = 8
@@ -174,6 +175,10 @@ func (l *link) onTimeout(now int64) {
 		return
 	}
 	if down := max(int64(l.sub.opts.PathDown), suspectRTTs*int64(l.rtt.smooth)); now-l.progress >= down {
+		if l.sock.behind.Load() && now-l.progress < busySelf*down {
+			l.probes = 1 // the answer may lie here, unread
+			return
+		}
 		l.fail(substrate.PathDown, errNoProgress)
 		return
 	}

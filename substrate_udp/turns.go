@@ -17,6 +17,7 @@ import (
 type turns struct {
 	turn   chan struct{} // holds one token; who has it reads
 	lent   atomic.Pointer[link]
+	behind atomic.Bool   // more waited to be read, when last seen, than one read takes
 	active atomic.Bool   // the borrower has read since the last look
 	asleep atomic.Bool   // the owner waits for him to stop
 	back   chan struct{} // the borrower stopped, or something came for somebody else
@@ -189,6 +190,9 @@ func (s *socket) dispatch(n int, err error) {
 			s.reports()
 		}
 		return
+	}
+	if behind := n == readBatch; behind != s.behind.Load() {
+		s.behind.Store(behind)
 	}
 	now := s.sub.now()
 	for i := range s.msgs[:n] {
