@@ -90,7 +90,7 @@ func transfer(t testing.TB, from, to substrate.Link, n int) {
 
 // TestRebinding moves bytes both ways through a translator that gives the dialer another port again and again.
 func TestRebinding(t *testing.T) {
-	s := newTest(t, Options{})
+	s := newTest(t, Options{PathDown: 20 * time.Second})
 	ln, err := s.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
