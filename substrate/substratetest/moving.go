@@ -204,10 +204,11 @@ func testSendDeadline(h *harness) {
 
 	// In the middle of a Send: n tells exactly what the peer will receive.
 	const big = 32 << 20
-	whole, bufs := w.prepare(big/2, big/2)
 	n = 0
 	for d := moment; n == 0; d *= 2 { // a busy machine may not have let it begin
 		require.Less(h, d, patience)
+		// What the link did not take is overwritten, so each try has bytes of its own.
+		whole, bufs := w.prepare(big/2, big/2)
 		require.NoError(h, a.SetSendDeadline(time.Now().Add(d)))
 		n, err = w.sendPrepared(whole, bufs)
 		require.ErrorIs(h, err, os.ErrDeadlineExceeded)
