@@ -113,6 +113,7 @@ func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, no
 		}
 	}
 	if p.flags&flagChallenge != 0 {
+		l.sameHost, l.bare = false, false // the peer sees another address of ours, so it takes no payload without a checksum
 		l.sendProof(from, flagResponse, p.challenge, now)
 	}
 	if p.flags&flagResponse != 0 {
