@@ -1,11 +1,15 @@
 package shm
 
+import "github.com/sockemu/sockemu/internal/sys"
+
 // Taken is the peer's cursor, as far as it makes sense.
 func (l *link) Taken() uint64 {
 	l.keeping.Lock()
 	defer l.keeping.Unlock()
 	if l.mem != nil {
-		if head := l.out.shared.head.Load(); head-l.taken <= l.out.sent.Load()-l.taken {
+		head := l.out.shared.head.Load()
+		sys.Observed()
+		if head-l.taken <= l.out.sent.Load()-l.taken {
 			l.taken = head
 		}
 	}

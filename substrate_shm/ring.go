@@ -3,6 +3,8 @@ package shm
 import (
 	"errors"
 	"sync/atomic"
+
+	"github.com/sockemu/sockemu/internal/sys"
 )
 
 // piece is how much is copied before the other end is told: it copies one piece while this end copies the next.
@@ -27,6 +29,7 @@ func (r *outRing) room(want int) (int, error) {
 	free := size - (r.tail - r.seen)
 	if free < min(uint64(want), size) {
 		head := r.shared.head.Load()
+		sys.Observed()
 		if head-r.seen > r.tail-r.seen {
 			return 0, errCursor
 		}
@@ -50,6 +53,7 @@ func (r *outRing) put(p []byte) {
 // publish shows the peer what was put, and reports whether it sleeps and must be woken.
 func (r *outRing) publish() (wake bool) {
 	r.sent.Store(r.tail)
+	sys.Publishing()
 	r.shared.tail.Store(r.tail)
 	return r.shared.hungry.Load() != 0 && r.shared.hungry.Swap(0) != 0
 }
@@ -67,6 +71,7 @@ func (r *inRing) there(want int) (int, error) {
 	have := r.seen - r.head
 	if have < uint64(want) {
 		tail := r.shared.tail.Load()
+		sys.Observed()
 		if tail-r.seen > uint64(len(r.buf))-have {
 			return 0, errCursor
 		}
@@ -87,6 +92,7 @@ func (r *inRing) get(p []byte) {
 // release gives the peer the room of what was got, and reports whether it sleeps and must be woken. It is woken when there is a
 // good deal of room, lest it be for every few bytes.
 func (r *inRing) release() (wake bool) {
+	sys.Publishing()
 	r.shared.head.Store(r.head)
 	if r.shared.full.Load() == 0 {
 		return false

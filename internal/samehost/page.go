@@ -77,6 +77,7 @@ func (s *Slot) Publish(off uint64) bool {
 	if off > maxOff {
 		return true
 	}
+	sys.Publishing()
 	s.mine.ack.Store(s.gen | off)
 	want := s.peer.want.Load()
 	runtime.KeepAlive(s)
@@ -86,6 +87,7 @@ func (s *Slot) Publish(off uint64) bool {
 // Acked returns what the other end has published, 0 if nothing yet.
 func (s *Slot) Acked() uint64 {
 	v := s.peer.ack.Load()
+	sys.Observed()
 	runtime.KeepAlive(s)
 	if v&^maxOff != s.gen {
 		return 0

@@ -1,0 +1,9 @@
+//go:build !race
+
+package sys
+
+// Publishing is for the race detector.
+func Publishing() {}
+
+// Observed is for the race detector.
+func Observed() {}
