@@ -1,0 +1,6 @@
+//go:build race
+
+package activemsg
+
+// raceOn: the race detector is at work, which allocates.
+const raceOn = true
