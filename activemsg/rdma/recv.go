@@ -1,0 +1,181 @@
+package rdma
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/verbs"
+	"github.com/sockemu/sockemu/substrate"
+)
+
+func (c *Carrier) recvWR(slot uint64) verbs.RecvWR {
+	return verbs.RecvWR{ID: slot, SGE: c.at(c.recvMem[slot*uint64(c.slotLen):], c.slotLen)}
+}
+
+// Recv waits for segments.
+func (c *Carrier) Recv(batch []activemsg.Segment) (int, error) {
+	if !c.enter() {
+		return 0, net.ErrClosed
+	}
+	defer c.leave()
+	wc := c.wc[:min(len(batch), len(c.wc))]
+	for {
+		n, err := c.waitRecv.poll(c.recvs, wc, c.yield, runtime.Gosched)
+		if n == 0 && err == nil {
+			// Nothing came while looking. One that comes from now on wakes us.
+			if err = c.recvs.Arm(); err == nil {
+				n, err = c.recvs.Poll(wc)
+			}
+		}
+		if err != nil {
+			return 0, c.fail("recv", substrate.PathDown, err)
+		}
+		if n > 0 {
+			if k := c.received(wc[:n], batch); k > 0 {
+				return k, nil
+			}
+		}
+		if err := c.ended(); err != nil {
+			return 0, err
+		}
+		if n > 0 {
+			continue
+		}
+		c.counts.sleeps.Add(1)
+		if err := c.recvs.Wait(); err != nil {
+			return 0, c.fail("recv", substrate.PathDown, err)
+		}
+	}
+}
+
+// received makes segments of completions, up to the first that failed.
+func (c *Carrier) received(wc []verbs.Completion, batch []activemsg.Segment) (n int) {
+	for i := range wc {
+		w := &wc[i]
+		switch {
+		case w.Status == verbs.StatusFlushed:
+			c.flushed(w)
+		case w.Status != verbs.StatusOK:
+			c.fail("recv", substrate.PathDown, status(verbs.OpRecv, w))
+		case w.Op != verbs.OpRecv || w.Len < activemsg.HeaderLen || int(w.Len) > activemsg.HeaderLen+c.limits.Payload:
+			c.fail("recv", substrate.Protocol, fmt.Errorf("%s of %d bytes", w.Op, w.Len))
+		default:
+			slot := c.recvMem[w.ID*uint64(c.slotLen):]
+			s := &batch[n]
+			s.Head = [activemsg.HeaderLen]byte(slot)
+			s.Payload = slot[activemsg.HeaderLen:w.Len:w.Len]
+			s.Slot = w.ID
+			n++
+			continue
+		}
+		break
+	}
+	c.mu.Lock()
+	c.lent += n
+	c.mu.Unlock()
+	c.counts.received.Add(uint64(n))
+	return n
+}
+
+// flushed ends the path because the queue pair has failed. The reason is among the completions of sends, now or in a moment, if it was
+// a send of ours that failed.
+func (c *Carrier) flushed(w *verbs.Completion) {
+	for range 20 {
+		c.tx.reaping.Lock()
+		n, err := c.sends.Spin(c.tx.wc[:], 50*time.Microsecond, true)
+		c.reaped(n, err)
+		c.tx.reaping.Unlock()
+		if c.err.Load() != nil {
+			return
+		}
+	}
+	c.fail("recv", substrate.PathDown, status(verbs.OpRecv, w))
+}
+
+// Done gives a slot back.
+func (c *Carrier) Done(s *activemsg.Segment) {
+	in := c.enter()
+	c.mu.Lock()
+	c.lent--
+	if in {
+		c.back[c.nback] = c.recvWR(s.Slot)
+		if c.nback++; c.nback == len(c.back) {
+			c.postBack()
+		}
+	} else {
+		c.freeSlots()
+	}
+	c.mu.Unlock()
+	if in {
+		c.leave()
+	}
+}
+
+// postBack posts slots that have come back. mu is held.
+func (c *Carrier) postBack() {
+	err := c.qp.Post(c.back[:c.nback], nil)
+	c.nback = 0
+	if err != nil {
+		c.fail("recv", substrate.PathDown, err)
+	}
+}
+
+// Alloc returns n bytes that the peer can be let write into, at most 4 MiB, not zeroed. Sizes are rounded up to powers of two.
+func (c *Carrier) Alloc(n int) ([]byte, error) { return c.exposed.alloc(n) }
+
+// Lend returns n bytes of Adapter.Alloc, nil if there are no more.
+func (c *Carrier) Lend(n int) []byte {
+	b, err := c.adapter.Alloc(n)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// Return takes back what Lend returned.
+func (c *Carrier) Return(b []byte) { c.adapter.Free(b) }
+
+// Free takes back what Alloc returned, also after Close.
+func (c *Carrier) Free(b []byte) { c.exposed.release(b) }
+
+// Expose lets the peer write into buf, which lies in memory of Alloc; with ConnConfig.Strict in any registered memory.
+func (c *Carrier) Expose(buf []byte) (activemsg.Key, error) {
+	if !c.enter() {
+		return activemsg.Key{}, net.ErrClosed
+	}
+	defer c.leave()
+	chunk := c.adapter.mem.find(buf)
+	if len(buf) == 0 || chunk == nil || chunk.owner != c.exposed && !(c.strict && chunk.owner == c.adapter.local) {
+		return activemsg.Key{}, fmt.Errorf("%w: memory that the peer can't be let write into", errUnsupported)
+	}
+	k := activemsg.Key{Addr: address(buf), RKey: chunk.rkey, Len: uint32(len(buf))}
+	if !c.strict {
+		return k, nil
+	}
+	r, err := c.adapter.pd.Register(buf, verbs.LocalWrite|verbs.RemoteWrite)
+	if err != nil {
+		return activemsg.Key{}, c.failure("expose", substrate.Config, err)
+	}
+	k.RKey = r.RKey()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.regions == nil {
+		c.regions = map[uint32]verbs.Region{}
+	}
+	c.regions[k.RKey] = r
+	return k, nil
+}
+
+// Hide takes the permission of a key back, with ConnConfig.Strict. Otherwise it relies on the peer to use a key once.
+func (c *Carrier) Hide(k activemsg.Key) {
+	c.mu.Lock()
+	r := c.regions[k.RKey]
+	delete(c.regions, k.RKey)
+	c.mu.Unlock()
+	if r != nil {
+		r.Close()
+	}
+}
