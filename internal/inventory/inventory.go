@@ -27,21 +27,22 @@ import (
 
 // Inventory is what a host had at one moment, as the network namespace of the caller sees it.
 type Inventory struct {
-	HostID           string       `json:"host_id"` // of HostID
-	Hostname         string       `json:"hostname"`
-	OS               string       `json:"os"`
-	Arch             string       `json:"arch"`
-	Kernel           string       `json:"kernel"` // release
-	CPUs             int          `json:"cpus"`   // that this process may use
-	NetworkNamespace uint64       `json:"network_namespace"`
-	Interfaces       []Interface  `json:"interfaces"`
-	Routes           []Route      `json:"routes"`
-	RoutesOmitted    int          `json:"routes_omitted,omitempty"` // beyond the first 1000
-	RDMA             RDMA         `json:"rdma"`
-	SharedMemory     SharedMemory `json:"shared_memory"`
-	UDP              UDP          `json:"udp"`
-	TCP              TCP          `json:"tcp"`
-	Problems         []string     `json:"problems,omitempty"`
+	HostID           string        `json:"host_id"` // of HostID
+	Hostname         string        `json:"hostname"`
+	OS               string        `json:"os"`
+	Arch             string        `json:"arch"`
+	Kernel           string        `json:"kernel"` // release
+	CPUs             int           `json:"cpus"`   // that this process may use
+	NetworkNamespace uint64        `json:"network_namespace"`
+	Interfaces       []Interface   `json:"interfaces"`
+	Routes           []Route       `json:"routes"`
+	RoutesOmitted    int           `json:"routes_omitted,omitempty"` // beyond the first 1000
+	RDMA             RDMA          `json:"rdma"`
+	RDMAAddresses    []RDMAAddress `json:"rdma_addresses,omitempty"` // through which device each address goes, if there is one
+	SharedMemory     SharedMemory  `json:"shared_memory"`
+	UDP              UDP           `json:"udp"`
+	TCP              TCP           `json:"tcp"`
+	Problems         []string      `json:"problems,omitempty"`
 }
 
 // An Interface is a network interface.
@@ -108,6 +109,7 @@ func Host() Inventory {
 	inv.Routes, inv.RoutesOmitted, err = routes(inv.Interfaces)
 	note("routes", err)
 	inv.RDMA = ReadRDMA(root)
+	inv.RDMAAddresses = inv.RDMA.addresses(inv.Interfaces)
 	inv.SharedMemory.Memfd, err = memfd()
 	note("shared memory", err)
 	inv.SharedMemory.RuntimeDir, err = rundir.Dir()

@@ -97,10 +97,17 @@ func sample() Inventory {
 		},
 		RoutesOmitted: 7,
 		RDMA:          ReadRDMA(root),
-		SharedMemory:  SharedMemory{Memfd: true, RuntimeDir: "/run/user/1000/sockemu-1000"},
-		UDP:           UDP{GSO: true},
-		TCP:           TCP{Congestion: "cubic", Available: []string{"reno", "cubic"}},
-		Problems:      []string{"host name: unknown"},
+		RDMAAddresses: []RDMAAddress{
+			{Address: netip.MustParseAddr("10.0.0.7"), NetDevice: "eth1", Mapping: &Mapping{
+				Address: netip.MustParseAddr("10.0.0.7"), NetDevice: "eth1", Device: "mlx5_0", Port: 1, Transport: "roce",
+				GIDIndex: 3, GID: netip.MustParseAddr("::ffff:10.0.0.7"), GIDType: "RoCE v2",
+			}},
+			{Address: netip.MustParseAddr("10.1.0.7"), NetDevice: "eth2", Reason: "no RDMA device for the interface eth2"},
+		},
+		SharedMemory: SharedMemory{Memfd: true, RuntimeDir: "/run/user/1000/sockemu-1000"},
+		UDP:          UDP{GSO: true},
+		TCP:          TCP{Congestion: "cubic", Available: []string{"reno", "cubic"}},
+		Problems:     []string{"host name: unknown"},
 	}
 }
 
@@ -138,6 +145,11 @@ PORT  STATE   LINK      RATE                 INDEX  GID                       TY
                                              10     ::ffff:10.0.100.7         RoCE v2     eth1.100
                                              11     ::ffff:10.0.200.7         RoCE v2     bond0
 
+RDMA addresses
+ADDRESS   INTERFACE  DEVICE  PORT  INDEX  TYPE
+10.0.0.7  eth1       mlx5_0  1     3      RoCE v2
+10.1.0.7  eth2       none: no RDMA device for the interface eth2
+
 Problems
 host name: unknown
 `, "\n"), b.String())
@@ -158,6 +170,7 @@ func TestJSON(t *testing.T) {
 	v := sample()
 	v.Hostname, v.RDMA.Devices[0].Ports[0].GIDs = "node1", v.RDMA.Devices[0].Ports[0].GIDs[3:4]
 	v.Interfaces, v.Routes = v.Interfaces[1:2], v.Routes[:1]
+	v.RDMA.nets = nil // only for the mapping of addresses
 	b, err := json.Marshal(v)
 	require.NoError(t, err)
 	require.JSONEq(t, `{
@@ -172,6 +185,10 @@ func TestJSON(t *testing.T) {
 			"ports": [{"port": 1, "state": "ACTIVE", "link_layer": "Ethernet", "rate": "100 Gb/sec (4X EDR)",
 				"net_devices": ["bond0", "eth1", "eth1.100"],
 				"gids": [{"index": 3, "gid": "::ffff:10.0.0.7", "type": "RoCE v2", "net_device": "eth1"}]}]}]},
+		"rdma_addresses": [
+			{"address": "10.0.0.7", "net_device": "eth1", "mapping": {"address": "10.0.0.7", "net_device": "eth1", "device": "mlx5_0", "port": 1,
+				"transport": "roce", "gid_index": 3, "gid": "::ffff:10.0.0.7", "gid_type": "RoCE v2", "pkey_index": 0}},
+			{"address": "10.1.0.7", "net_device": "eth2", "mapping": null, "reason": "no RDMA device for the interface eth2"}],
 		"shared_memory": {"memfd": true, "runtime_dir": "/run/user/1000/sockemu-1000"},
 		"udp": {"gso": true, "gro": false},
 		"tcp": {"congestion": "cubic", "available_congestion": ["reno", "cubic"]},

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"path"
@@ -106,4 +107,33 @@ func (r route) through(h hop, names map[int]string) Route {
 		out.Source = r.source.String()
 	}
 	return out
+}
+
+// wayTo asks the kernel for the way to peer. That to an address of this host is from the address itself, on the interface that has it.
+func wayTo(peer netip.Addr, list []Interface) (way, error) {
+	c, err := ask()
+	if err != nil {
+		return way{}, err
+	}
+	defer c.Close()
+	device := 0
+	for _, i := range list {
+		if i.Name == peer.Zone() {
+			device = i.Index
+		}
+	}
+	peer = peer.Unmap().WithZone("")
+	r, err := routeTo(c, peer, device)
+	if err != nil {
+		return way{}, fmt.Errorf("%w: no way to %v: %w", ErrNoRDMA, peer, err)
+	}
+	if r.kind == "local" {
+		out, err := holder(list, peer)
+		return way{out: out, source: peer}, err
+	}
+	at := slices.IndexFunc(list, func(i Interface) bool { return i.Index == r.hops[0].index })
+	if r.kind != "unicast" || at < 0 || !r.source.IsValid() {
+		return way{}, fmt.Errorf("%w: the route to %v is %s, and leads nowhere", ErrNoRDMA, peer, cmp.Or(r.kind, "of an unknown type"))
+	}
+	return way{out: list[at], source: r.source, gateway: r.hops[0].gateway}, nil
 }

@@ -43,3 +43,8 @@ func interfaces(fs.FS) ([]Interface, error) {
 func routes([]Interface) ([]Route, int, error) {
 	return []Route{}, 0, fmt.Errorf("routes: %w", errors.ErrUnsupported)
 }
+
+// wayTo would need the kernel's routes.
+func wayTo(peer netip.Addr, _ []Interface) (way, error) {
+	return way{}, fmt.Errorf("%w: the way to %v: %w", ErrNoRDMA, peer, errors.ErrUnsupported)
+}

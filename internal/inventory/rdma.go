@@ -16,6 +16,8 @@ import (
 type RDMA struct {
 	Devices []RDMADevice `json:"devices"`
 	None    string       `json:"none,omitempty"` // why there is no device
+
+	nets map[string]netDevice
 }
 
 // An RDMADevice is one RDMA device.
@@ -27,6 +29,8 @@ type RDMADevice struct {
 	NodeGUID    string     `json:"node_guid"`
 	CharDevices []string   `json:"char_devices"` // in /dev/infiniband: "uverbs0"; without one programs can't use the device
 	Ports       []RDMAPort `json:"ports"`
+
+	own []string // interfaces that it is itself, without those on top of them
 }
 
 // An RDMAPort is one port of a device.
@@ -37,6 +41,8 @@ type RDMAPort struct {
 	Rate       string   `json:"rate"`        // as the driver words it: "100 Gb/sec (4X EDR)"
 	NetDevices []string `json:"net_devices"` // whose IP addresses can be reached through this port
 	GIDs       []GID    `json:"gids"`        // those in use
+
+	pkeys []uint16 // InfiniBand: the partitions
 }
 
 // A GID is an entry of a port's table of addresses. A connection names the entry's index.
@@ -50,7 +56,8 @@ type GID struct {
 const (
 	infiniband = "sys/class/infiniband"
 	rocev2     = "RoCE v2"
-	maxGIDs    = 1024 // read of one port; the largest tables known have 256 entries
+	maxGIDs    = 1024 // read of one port; the tables of adapters have 256 entries at most, that of rxe has 1024
+	maxFree    = 256  // entries in a row: the kernel uses the first free one, and each one costs two system calls or more to read
 
 	// Hardware types of interfaces: include/uapi/linux/if_arp.h.
 	hardwareEthernet   = 1
@@ -70,7 +77,7 @@ func ReadRDMA(root fs.FS) RDMA {
 	}
 	nets := readNetDevices(root)
 	chars := readCharDevices(root)
-	r := RDMA{Devices: []RDMADevice{}}
+	r := RDMA{Devices: []RDMADevice{}, nets: nets}
 	for _, e := range entries {
 		d := readDevice(root, e.Name(), nets)
 		d.CharDevices = append([]string{}, chars[d.Name]...)
@@ -115,11 +122,18 @@ func (p RDMAPort) GIDFor(name string, addr netip.Addr) (GID, bool) {
 	return found, ok
 }
 
-func readDevice(root fs.FS, name string, nets []netDevice) RDMADevice {
+func readDevice(root fs.FS, name string, nets map[string]netDevice) RDMADevice {
 	dir := path.Join(infiniband, name)
 	d := RDMADevice{
 		Name: name, NodeType: word(line(root, path.Join(dir, "node_type"))), Firmware: line(root, path.Join(dir, "fw_ver")),
 		NodeGUID: line(root, path.Join(dir, "node_guid")), Ports: []RDMAPort{},
+	}
+	if parent := line(root, path.Join(dir, "parent")); parent != "" { // software devices say it so
+		d.own = append(d.own, parent)
+	}
+	functions, _ := fs.ReadDir(root, path.Join(dir, "device/net"))
+	for _, e := range functions {
+		d.own = append(d.own, e.Name())
 	}
 	entries, _ := fs.ReadDir(root, path.Join(dir, "ports")) // a device that is just going has none
 	for _, e := range entries {
@@ -128,17 +142,12 @@ func readDevice(root fs.FS, name string, nets []netDevice) RDMADevice {
 			continue
 		}
 		p := readPort(root, path.Join(dir, "ports", e.Name()), n)
-		p.NetDevices = d.netDevices(root, p, nets)
+		p.NetDevices = d.netDevices(p, nets)
 		d.Ports = append(d.Ports, p)
 	}
 	slices.SortFunc(d.Ports, func(a, b RDMAPort) int { return cmp.Compare(a.Port, b.Port) })
-	switch {
-	case d.NodeType == "RNIC":
-		d.Transport = "iwarp"
-	case len(d.Ports) > 0 && d.Ports[0].LinkLayer == "Ethernet":
-		d.Transport = "roce"
-	case len(d.Ports) > 0:
-		d.Transport = "infiniband"
+	if len(d.Ports) > 0 {
+		d.Transport = d.transport(d.Ports[0])
 	}
 	return d
 }
@@ -148,29 +157,58 @@ func readPort(root fs.FS, dir string, n int) RDMAPort {
 		Port: n, State: word(line(root, path.Join(dir, "state"))), LinkLayer: line(root, path.Join(dir, "link_layer")),
 		Rate: line(root, path.Join(dir, "rate")), GIDs: []GID{},
 	}
-	entries, _ := fs.ReadDir(root, path.Join(dir, "gids"))
-	for _, e := range entries[:min(len(entries), maxGIDs)] {
-		i, err := strconv.Atoi(e.Name())
-		if err != nil {
+	free := 0
+	for _, i := range numbered(root, path.Join(dir, "gids")) {
+		name := strconv.Itoa(i)
+		addr, err := netip.ParseAddr(line(root, path.Join(dir, "gids", name)))
+		if err != nil || !addr.Is6() || addr.Zone() != "" || addr.IsUnspecified() {
+			if free++; free == maxFree { // most entries of most tables are free: all zero
+				break
+			}
 			continue
 		}
-		addr, err := netip.ParseAddr(line(root, path.Join(dir, "gids", e.Name())))
-		if err != nil || !addr.Is6() || addr.Zone() != "" || addr.IsUnspecified() {
-			continue // most entries of most tables are free: all zero
-		}
+		free = 0
 		p.GIDs = append(p.GIDs, GID{
-			Index: i, GID: addr, Type: line(root, path.Join(dir, "gid_attrs/types", e.Name())),
-			NetDevice: line(root, path.Join(dir, "gid_attrs/ndevs", e.Name())),
+			Index: i, GID: addr, Type: line(root, path.Join(dir, "gid_attrs/types", name)),
+			NetDevice: line(root, path.Join(dir, "gid_attrs/ndevs", name)),
 		})
 	}
-	slices.SortFunc(p.GIDs, func(a, b GID) int { return cmp.Compare(a.Index, b.Index) })
+	if p.LinkLayer == "InfiniBand" {
+		p.pkeys = readPartitions(root, path.Join(dir, "pkeys"))
+	}
 	return p
+}
+
+// numbered lists the entries of a folder that are numbers, in their order, maxGIDs of them at most.
+func numbered(root fs.FS, dir string) []int {
+	entries, _ := fs.ReadDir(root, dir)
+	var list []int
+	for _, e := range entries {
+		if i, err := strconv.Atoi(e.Name()); err == nil && i >= 0 {
+			list = append(list, i)
+		}
+	}
+	slices.Sort(list)
+	return list[:min(len(list), maxGIDs)]
+}
+
+// readPartitions reads a port's table of partitions; adapters have 128 entries.
+func readPartitions(root fs.FS, dir string) []uint16 {
+	var keys []uint16
+	for _, i := range numbered(root, dir) {
+		k, err := strconv.ParseUint(line(root, path.Join(dir, strconv.Itoa(i))), 0, 16)
+		if err != nil || i != len(keys) {
+			break
+		}
+		keys = append(keys, uint16(k))
+	}
+	return keys
 }
 
 // netDevices maps a port to network interfaces. With RoCE the kernel says which: each GID comes from an address of one. With
 // IPoIB an interface's hardware address ends in the GUID of its port. With iWARP they are functions of one adapter, or of the
 // interface that a software device was put on, and the GID begins with the Ethernet address.
-func (d RDMADevice) netDevices(root fs.FS, p RDMAPort, nets []netDevice) []string {
+func (d RDMADevice) netDevices(p RDMAPort, nets map[string]netDevice) []string {
 	names := []string{}
 	for _, g := range p.GIDs {
 		if g.NetDevice != "" {
@@ -178,11 +216,6 @@ func (d RDMADevice) netDevices(root fs.FS, p RDMAPort, nets []netDevice) []strin
 		}
 	}
 	if len(names) == 0 {
-		adapter := map[string]bool{}
-		entries, _ := fs.ReadDir(root, path.Join(infiniband, d.Name, "device/net"))
-		for _, e := range entries {
-			adapter[e.Name()] = true
-		}
 		for _, n := range nets {
 			switch n.hardware {
 			case hardwareInfiniBand:
@@ -190,7 +223,8 @@ func (d RDMADevice) netDevices(root fs.FS, p RDMAPort, nets []netDevice) []strin
 					names = append(names, n.name)
 				}
 			case hardwareEthernet:
-				if adapter[n.name] && n.port == p.Port-1 || len(adapter) == 0 && slices.ContainsFunc(p.GIDs, n.hasMAC) {
+				own := slices.Contains(d.own, n.name) && (n.port == p.Port-1 || len(d.own) == 1)
+				if own || len(d.own) == 0 && slices.ContainsFunc(p.GIDs, n.hasMAC) {
 					names = append(names, n.name)
 				}
 			}
@@ -206,6 +240,10 @@ type netDevice struct {
 	hardware int // type
 	port     int // of its adapter, from 0
 	address  []byte
+	kind     string   // "vlan", "bond", "bridge"; "" for an interface of its own, and for many others
+	lower    []string // the interfaces that it is on top of
+	active   string   // of a bond: the one of them that it uses
+	pkey     uint16   // of IPoIB: its partition
 }
 
 // hasGUID compares the last 8 bytes of both addresses; before them is the subnet, which may not be set yet.
@@ -219,23 +257,44 @@ func (n netDevice) hasMAC(g GID) bool {
 	return len(n.address) == 6 && slices.Equal(n.address, b[:6])
 }
 
-func readNetDevices(root fs.FS) []netDevice {
+func readNetDevices(root fs.FS) map[string]netDevice {
 	entries, _ := fs.ReadDir(root, "sys/class/net")
-	var list []netDevice
+	all := make(map[string]netDevice, len(entries))
 	for _, e := range entries {
-		dir := path.Join("sys/class/net", e.Name())
-		n := netDevice{name: e.Name(), hardware: number(root, path.Join(dir, "type")), port: number(root, path.Join(dir, "dev_port"))}
-		for part := range strings.SplitSeq(line(root, path.Join(dir, "address")), ":") {
-			b, err := strconv.ParseUint(part, 16, 8)
-			if err != nil {
-				n.address = nil
-				break
-			}
-			n.address = append(n.address, byte(b))
-		}
-		list = append(list, n)
+		all[e.Name()] = readNetDevice(root, e.Name())
 	}
-	return list
+	return all
+}
+
+func readNetDevice(root fs.FS, name string) netDevice {
+	dir := path.Join("sys/class/net", name)
+	n := netDevice{name: name, hardware: number(root, path.Join(dir, "type")), port: number(root, path.Join(dir, "dev_port"))}
+	for part := range strings.SplitSeq(line(root, path.Join(dir, "address")), ":") {
+		b, err := strconv.ParseUint(part, 16, 8)
+		if err != nil {
+			n.address = nil
+			break
+		}
+		n.address = append(n.address, byte(b))
+	}
+	for l := range strings.Lines(line(root, path.Join(dir, "uevent"))) {
+		if kind, ok := strings.CutPrefix(strings.TrimSpace(l), "DEVTYPE="); ok {
+			n.kind = kind
+		}
+	}
+	links, _ := fs.ReadDir(root, dir)
+	for _, l := range links {
+		if lower, ok := strings.CutPrefix(l.Name(), "lower_"); ok {
+			n.lower = append(n.lower, lower)
+		}
+	}
+	if n.kind == "bond" {
+		n.active = line(root, path.Join(dir, "bonding/active_slave"))
+	}
+	if n.hardware == hardwareInfiniBand {
+		n.pkey = uint16(max(0, number(root, path.Join(dir, "pkey"))))
+	}
+	return n
 }
 
 // readCharDevices returns the verbs devices of each RDMA device.

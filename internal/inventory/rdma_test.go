@@ -192,6 +192,17 @@ func TestActivePortPreferred(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
+// TestSparseTable: entries are found behind many free ones, and a table of any size is read in bounded time.
+func TestSparseTable(t *testing.T) {
+	root := tree("sys/class/infiniband/a/ports/1/link_layer: Ethernet")
+	used := []GID{
+		gidOf(2, "fe80::2", "RoCE v2", "eth0"), gidOf(10, "fe80::10", "RoCE v2", "eth0"), gidOf(10+maxFree, "fe80::266", "RoCE v2", "eth0"),
+		gidOf(900, "fe80::900", "RoCE v2", "eth0"), gidOf(2000, "fe80::2000", "RoCE v2", "eth0"),
+	}
+	gids(root, "a/ports/1", 3000, used...)
+	require.Equal(t, used[:3], ReadRDMA(root).Devices[0].Ports[0].GIDs)
+}
+
 func TestNoRDMA(t *testing.T) {
 	require.Equal(t, RDMA{Devices: []RDMADevice{}, None: "/sys/class/infiniband does not exist"}, ReadRDMA(fstest.MapFS{}))
 	empty := fstest.MapFS{"sys/class/infiniband": &fstest.MapFile{Mode: fs.ModeDir | 0o755}}

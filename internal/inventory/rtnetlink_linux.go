@@ -32,6 +32,7 @@ const (
 	routeDst, routeOut, routeGateway, routeMetric, routeSource, routeMultipath, routeTable, routeVia = 1, 4, 5, 6, 7, 9, 15, 18 // RTA_*
 
 	tableMain   = 254
+	routeLocal  = 2     // RTN_LOCAL: to this host itself
 	routeCloned = 0x200 // RTM_F_CLONED: from the cache
 
 	familyIPv4, familyIPv6 = 2, 10
@@ -161,11 +162,22 @@ func decodeAddress(b []byte) (address, error) {
 
 // decodeRoute returns false for a route that isn't one of the main table that says where packets go.
 func decodeRoute(b []byte) (route, bool, error) {
-	if len(b) < routeHeader {
-		return route{}, false, short("route", b)
+	r, table, err := decodeAnyRoute(b)
+	if err != nil || table != tableMain || routeTypes[b[7]] == "" || binary.NativeEndian.Uint32(b[8:12])&routeCloned != 0 {
+		return route{}, false, err
 	}
-	r := route{kind: routeTypes[b[7]]}
-	table := uint32(b[4])
+	return r, r.dst.IsValid(), nil
+}
+
+// decodeAnyRoute also returns the route's table.
+func decodeAnyRoute(b []byte) (r route, table uint32, err error) {
+	if len(b) < routeHeader {
+		return route{}, 0, short("route", b)
+	}
+	r, table = route{kind: routeTypes[b[7]]}, uint32(b[4])
+	if b[7] == routeLocal {
+		r.kind = "local"
+	}
 	var dst netip.Addr
 	switch b[0] {
 	case familyIPv4:
@@ -175,7 +187,7 @@ func decodeRoute(b []byte) (route, bool, error) {
 	}
 	var single hop
 	var several []byte
-	err := attributes(b[routeHeader:], func(typ uint16, ad *netlink.AttributeDecoder) {
+	err = attributes(b[routeHeader:], func(typ uint16, ad *netlink.AttributeDecoder) {
 		switch typ {
 		case routeDst:
 			dst, _ = netip.AddrFromSlice(ad.Bytes())
@@ -194,17 +206,14 @@ func decodeRoute(b []byte) (route, bool, error) {
 		}
 	})
 	if err != nil {
-		return route{}, false, err
+		return route{}, 0, err
 	}
 	r.dst = netip.PrefixFrom(dst, int(b[1]))
-	if table != tableMain || r.kind == "" || binary.NativeEndian.Uint32(b[8:12])&routeCloned != 0 || !r.dst.IsValid() {
-		return route{}, false, nil
-	}
 	r.hops = []hop{single}
 	if several != nil {
 		r.hops, err = decodeHops(several)
 	}
-	return r, err == nil, err
+	return r, table, err
 }
 
 // decodeHops reads the next hops of a multipath route: struct rtnexthop and attributes, each as long as its first field says.
@@ -257,6 +266,37 @@ func dump(c *netlink.Conn, typ netlink.HeaderType, header int) ([]netlink.Messag
 		Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, header),
 	})
+}
+
+// routeTo asks the kernel where packets for a go. The one route of the answer has that address as its destination; device is an
+// interface's number, or 0.
+func routeTo(c *netlink.Conn, a netip.Addr, device int) (route, error) {
+	if err := c.SetDeadline(time.Now().Add(dumpTimeout)); err != nil {
+		return route{}, err
+	}
+	e := netlink.NewAttributeEncoder()
+	e.Bytes(routeDst, a.AsSlice())
+	if device != 0 {
+		e.Uint32(routeOut, uint32(device))
+	}
+	attrs, err := e.Encode()
+	if err != nil {
+		return route{}, err
+	}
+	header := make([]byte, routeHeader)
+	header[0], header[1] = familyIPv4, byte(a.BitLen())
+	if a.Is6() {
+		header[0] = familyIPv6
+	}
+	messages, err := c.Execute(netlink.Message{Header: netlink.Header{Type: getRoute, Flags: netlink.Request}, Data: append(header, attrs...)})
+	if err != nil {
+		return route{}, err
+	}
+	if len(messages) != 1 {
+		return route{}, fmt.Errorf("%d answers to the question for a route", len(messages))
+	}
+	r, _, err := decodeAnyRoute(messages[0].Data)
+	return r, err
 }
 
 func links(c *netlink.Conn) ([]link, error) { return list(c, getLink, linkHeader, decodeLink) }

@@ -67,6 +67,17 @@ func (v Inventory) WriteText(w io.Writer) error {
 			}
 		}
 	}
+	if len(v.RDMAAddresses) > 0 {
+		section("RDMA addresses")
+		row("ADDRESS", "INTERFACE", "DEVICE", "PORT", "INDEX", "TYPE")
+		for _, a := range v.RDMAAddresses {
+			if m := a.Mapping; m != nil {
+				row(a.Address, a.NetDevice, m.Device, m.Port, m.GIDIndex, m.GIDType)
+			} else {
+				row(a.Address, a.NetDevice, "none: "+a.Reason)
+			}
+		}
+	}
 	if len(v.Problems) > 0 {
 		section("Problems")
 		for _, p := range v.Problems {

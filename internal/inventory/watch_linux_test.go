@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -226,4 +227,50 @@ func TestSpeed(t *testing.T) {
 	require.Zero(t, speed(root, link{index: 3, name: "eth1"}), "unknown")
 	require.Zero(t, speed(root, link{index: 3, name: "../eth1"}))
 	require.Zero(t, speed(root, link{index: 4, name: ""}))
+}
+
+// TestWayTo: to a host on the link, behind a router, to itself, and to nowhere.
+func TestWayTo(t *testing.T) {
+	type found struct {
+		way way
+		err error
+	}
+	asked, told := make(chan string), make(chan found)
+	c := inNamespace(t, func() {
+		for peer := range asked {
+			list, err := interfaces(os.DirFS("/"))
+			if err != nil {
+				told <- found{err: err}
+				continue
+			}
+			w, err := wayTo(netip.MustParseAddr(peer), list)
+			told <- found{w, err}
+		}
+	})
+	defer close(asked)
+	require.NoError(t, c.Link.New(&rtnetlink.LinkMessage{Index: 77, Attributes: &rtnetlink.LinkAttributes{
+		Name: "v0", Info: &rtnetlink.LinkInfo{Kind: "veth", Data: &driver.Veth{
+			PeerInfo: &rtnetlink.LinkMessage{Attributes: &rtnetlink.LinkAttributes{Name: "v1"}},
+		}},
+	}}))
+	up(t, c, 1, flagUp)
+	up(t, c, 77, flagUp)
+	require.NoError(t, c.Address.New(newAddress(77, "10.0.0.7", 24)))
+	require.NoError(t, c.Route.Add(&rtnetlink.RouteMessage{
+		Family: familyIPv4, Table: tableMain, DstLength: 16, Type: 1, Protocol: 4,
+		Attributes: rtnetlink.RouteAttributes{Dst: net.IPv4(10, 9, 0, 0), Gateway: net.IPv4(10, 0, 0, 1), OutIface: 77},
+	}))
+	for peer, want := range map[string]string{
+		"10.0.0.9": "v0 10.0.0.7 invalid IP", "10.9.1.1": "v0 10.0.0.7 10.0.0.1", "10.0.0.7": "v0 10.0.0.7 invalid IP",
+		"127.0.0.1": "lo 127.0.0.1 invalid IP", "::ffff:10.0.0.9": "v0 10.0.0.7 invalid IP", "192.0.2.1": "no RDMA: no way to 192.0.2.1",
+	} {
+		asked <- peer
+		f := <-told
+		if f.err != nil {
+			require.ErrorIs(t, f.err, ErrNoRDMA)
+			require.ErrorContains(t, f.err, want)
+			continue
+		}
+		require.Equal(t, want, fmt.Sprintf("%s %v %v", f.way.out.Name, f.way.source, f.way.gateway), peer)
+	}
 }
