@@ -12,7 +12,7 @@ LIBRARY   := $(foreach d,gid wire selector substrate substrate_tcp substrate_shm
 BUILDFLAGS := $(shell git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build fmt-check vet lint cross race sim fuzz-smoke bench docs-check hooks ci clean
+.PHONY: demo test build fmt-check vet lint cross race sim fuzz-smoke bench docs-check test-verbs verbs-shell hooks ci clean
 
 build:
 	@mkdir -p bin
@@ -58,6 +58,15 @@ bench:
 docs-check: build
 	.ci/docs-commands
 
+# The project's own tests on real libibverbs and the kernel's software RDMA driver, in VMs (Debian on amd64; root only for installing
+# QEMU). Which tests: tools/verbsvm/packages. VERBS_VMS=1|2, VERBS_ONLY=TEXT: some of them. docs/verbs.md
+test-verbs:
+	GO="$(GO)" tools/verbsvm/test
+
+# A shell in such a VM.
+verbs-shell: build
+	tools/verbsvm/vm shell
+
 hooks:
 	git config core.hooksPath .githooks
 
@@ -65,4 +74,4 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf bin
+	rm -rf bin .cache/verbsvm
