@@ -13,6 +13,7 @@ import (
 	shm "github.com/sockemu/sockemu/substrate_shm"
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
 	udp "github.com/sockemu/sockemu/substrate_udp"
+	verbs "github.com/sockemu/sockemu/substrate_verbs"
 )
 
 // Security says how peers are checked and what of the traffic is protected.
@@ -113,9 +114,11 @@ type Config struct {
 	// Rules names a file with policies for single peers (selector.ParseRules), which go before Substrates. The environment
 	// variable SOCKEMU_RULES says it for programs that don't.
 	Rules string
-	// SHM tunes shared memory, which carries connections within a host; UDP the reliable protocol over UDP.
-	SHM shm.Options
-	UDP udp.Options
+	// SHM tunes shared memory, which carries connections within a host; UDP the reliable protocol over UDP; Verbs RDMA, where there is
+	// a device.
+	SHM   shm.Options
+	UDP   udp.Options
+	Verbs verbs.Options
 	// Private keeps the endpoint out of `sockemu ls` and `sockemu probe why`: no control socket is opened.
 	Private bool
 
@@ -179,11 +182,11 @@ func (c Config) policies() (policy func(addr string) selector.Policy, udpWanted 
 }
 
 // substrates are the names that policies may use.
-var substrates = []string{"tcp", "shm", "udp"}
+var substrates = []string{"tcp", "shm", "udp", "verbs"}
 
 // endpoint is what the layer below needs. policy stands in for Substrates and Rules.
-func (c Config) endpoint(policy func(addr string) selector.Policy, udpWanted bool) endpoint.Config {
-	others := []endpoint.Other{{Substrate: shm.New(c.SHM)}}
+func (c Config) endpoint(policy func(addr string) selector.Policy, udpWanted bool, rdma *verbs.Substrate) endpoint.Config {
+	others := []endpoint.Other{{Substrate: shm.New(c.SHM)}, {Substrate: rdma, Listen: ":0"}}
 	if udpWanted {
 		others = append(others, endpoint.Other{Substrate: udp.New(c.UDP), Listen: ":0"})
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
+	verbs "github.com/sockemu/sockemu/substrate_verbs"
 )
 
 // Errors to compare with errors.Is. The ends of connections also match the system errors that programs check for:
@@ -54,6 +55,7 @@ type Endpoint struct {
 	policy atomic.Pointer[func(addr string) selector.Policy]
 	open   sync.Once       // the control socket
 	ctl    *control.Server // nil without one
+	rdma   *verbs.Substrate
 
 	mu    sync.Mutex
 	plain map[string]time.Time // addresses found not to speak sockemu, until when
@@ -83,7 +85,8 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{cfg: cfg, plain: make(map[string]time.Time), speak: make(map[string]struct{})}
 	e.policy.Store(&policy)
-	e.e = endpoint.New(cfg.endpoint(e.pins, udpWanted))
+	e.rdma = verbs.New(cfg.Verbs)
+	e.e = endpoint.New(cfg.endpoint(e.pins, udpWanted, e.rdma))
 	return e, nil
 }
 
@@ -136,6 +139,7 @@ func Import(ctx context.Context, state []byte) (*Conn, error) { return Default()
 // Close ends every connection of the endpoint with a reset, frees its ports, and waits for its goroutines.
 func (e *Endpoint) Close() error {
 	err := e.e.Close()
+	e.rdma.Close()
 	e.open.Do(func() {}) // none is opened any more
 	if e.ctl != nil {
 		e.ctl.Close()

@@ -64,7 +64,7 @@ type Explanation struct {
 }
 
 // carriers says in words what carries a connection.
-var carriers = map[string]string{"tcp": "kernel TCP", "shm": "shared memory", "udp": "reliable UDP"}
+var carriers = map[string]string{"tcp": "kernel TCP", "shm": "shared memory", "udp": "reliable UDP", "verbs": "RDMA"}
 
 // Explain says how the connection is carried and why, from the same state that the data path uses.
 func (c *Conn) Explain() Explanation {

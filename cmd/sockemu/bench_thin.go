@@ -9,6 +9,7 @@ import (
 	"github.com/sockemu/sockemu/bench"
 	"github.com/sockemu/sockemu/sockemu"
 	tcp "github.com/sockemu/sockemu/substrate_tcp"
+	verbs "github.com/sockemu/sockemu/substrate_verbs"
 )
 
 // thin returns the library, over one substrate or, with "auto", the one that it chooses, as something to measure. Its endpoint
@@ -23,6 +24,9 @@ func thin(substrates string) bench.Transport {
 				Substrates: substrates,
 				Fallback:   sockemu.FallbackForbid, // else plain TCP might be measured under the name of thin
 				TCP:        tcp.Options{Congestion: bench.Congestion(ctx)},
+				// An emulated processor, on which RDMA is measured without hardware, stands still now and then.
+				HandshakeTimeout: 10 * time.Second,
+				Verbs:            verbs.Options{Death: 10 * time.Second},
 			})
 		})
 		return e, err

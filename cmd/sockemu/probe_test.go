@@ -57,10 +57,14 @@ func TestProbe(t *testing.T) {
 		require.Less(t, c.Points[0].Time, c.Points[1].Time)
 	}
 	require.Len(t, r.Curves, 2)
-	require.Len(t, r.Candidates, 2)
+	require.Len(t, r.Candidates, 3)
 	require.NotEmpty(t, r.Choice.Substrate)
 	require.NotEmpty(t, r.Choice.Why)
 	for _, c := range r.Candidates {
+		if c.Substrate == "verbs" && !c.OK { // as on most machines; with a device 127.0.0.1 still is none of its addresses
+			require.NotEmpty(t, c.Reason)
+			continue
+		}
 		require.True(t, c.OK, c.Reason)
 		require.Positive(t, c.Cost.RTT)
 		require.Positive(t, c.Cost.MBPerSecond)
@@ -79,7 +83,7 @@ func TestProbe(t *testing.T) {
 	require.Equal(t, exitFailed, code)
 	r = probeJSON(t, out)[0]
 	require.Contains(t, r.Error, "what is pinned can't be had")
-	require.Len(t, r.Candidates, 3)
+	require.Len(t, r.Candidates, 4)
 	require.Empty(t, r.Choice.Substrate)
 	_, errs, code = probe(t, "--policy", "pin:verbz", p.addr)
 	require.Equal(t, exitUsage, code)
@@ -124,7 +128,9 @@ func TestProbeContract(t *testing.T) {
 		require.IsType(t, true, c["ok"])
 		require.IsType(t, "", c["substrate"])
 		require.IsType(t, "", c["reason"])
-		require.Positive(t, c["cost"].(map[string]any)["rtt_us"])
+		if c["ok"] == true {
+			require.Positive(t, c["cost"].(map[string]any)["rtt_us"])
+		}
 	}
 }
 

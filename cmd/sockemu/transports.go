@@ -5,20 +5,21 @@ import (
 	"github.com/sockemu/sockemu/bench/peers"
 	"github.com/sockemu/sockemu/bench/rsocket"
 	"github.com/sockemu/sockemu/bench/ucx"
+	verbs "github.com/sockemu/sockemu/substrate_verbs"
 )
 
 // transports are what `sockemu bench` can measure. A way to connect is added here, and only here.
 func transports() bench.Registry {
-	shm, rc := ucx.Over("shm,self"), ucx.Over("rc_v,tcp,self") // a UD queue pair, with which UCX prefers to begin, isn't everywhere
+	shm := ucx.Over("shm,self")
 	return bench.Registry{
 		bench.Raw(),
 		thin("tcp"),
 		thin("shm"),
 		thin("udp"),
+		bench.If(verbs.Devices().Check, thin("verbs")),
 		thin("auto"),
 		peers.QUIC(),
 		bench.If(ucx.Available, bench.Via("peer:ucx", "shm", shm.Dial, shm.Listen)),
-		bench.If(ucx.AvailableRDMA, bench.Via("peer:ucx", "verbs", rc.Dial, rc.Listen)),
 		bench.If(rsocket.Available, bench.Via("peer:rsocket", "verbs", rsocket.Dial, rsocket.Listen)),
 	}
 }

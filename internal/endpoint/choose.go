@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -308,7 +309,7 @@ func (p *peer) offered() []selector.Offer {
 	theirs := make(map[string]bool)
 	for _, o := range p.offers {
 		theirs[o.Substrate] = true
-		barred := ""
+		barred := unavailable(e.subs[o.Substrate])
 		if e.subs[o.Substrate] == nil || o.Substrate == e.cfg.Substrate.Name() {
 			barred = "this process does not have it"
 		}
@@ -316,10 +317,20 @@ func (p *peer) offered() []selector.Offer {
 	}
 	for _, o := range e.cfg.Others {
 		if n := o.Substrate.Name(); !theirs[n] {
-			add(selector.Path{Substrate: n}, "the peer does not offer it")
+			add(selector.Path{Substrate: n}, cmp.Or(unavailable(o.Substrate), "the peer does not offer it"))
 		}
 	}
 	return list
+}
+
+// unavailable says why a substrate can't work on this machine, if it is one that may be so and can tell.
+func unavailable(s substrate.Substrate) string {
+	if c, ok := s.(interface{ Check() error }); ok {
+		if err := c.Check(); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // choose starts the loop that measures and decides, unless it runs; a running one looks again at once.
@@ -392,7 +403,7 @@ func (p *peer) chooseLoop() {
 		if busy {
 			r := p.table.Round(now, inUse...)
 			for _, path := range baseSecond(r.Paths, e.cfg.Substrate.Name()) {
-				m, peer := e.probe(e.ctx, p.proc, path)
+				m, peer := e.probe(e.ctx, p.proc, path, e.probeLimit(path, p.policy))
 				if e.ctx.Err() != nil {
 					break
 				}
@@ -422,6 +433,15 @@ func (p *peer) chooseLoop() {
 		}
 		t.Stop()
 	}
+}
+
+// probeLimit is how long a path may take to be measured: one that a policy names as long as a set-up, for a device may have to be opened
+// first.
+func (e *Endpoint) probeLimit(path selector.Path, own selector.Policy) time.Duration {
+	if own.Wants(path.Substrate) {
+		return max(probeTime, e.cfg.HandshakeTimeout)
+	}
+	return probeTime
 }
 
 // heard takes over what the peer says of itself now: what it offers and what it admits.

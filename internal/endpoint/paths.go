@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -102,7 +103,11 @@ func (e *Endpoint) openSides() {
 		raw, err := o.Substrate.Listen(ctx, o.Listen)
 		if err != nil {
 			e.barred[o.Substrate.Name()] = err.Error()
-			e.log.Warn("not offered to peers", "substrate", o.Substrate.Name(), "err", err)
+			level := slog.LevelWarn
+			if errors.Is(err, errors.ErrUnsupported) {
+				level = slog.LevelDebug // this machine doesn't have it: nothing is wrong
+			}
+			e.log.Log(ctx, level, "not offered to peers", "substrate", o.Substrate.Name(), "err", err)
 			continue
 		}
 		l := &Listener{e: e, sub: o.Substrate, raw: raw, addr: raw.Addr(), done: make(chan struct{}), closed: true, side: true}
@@ -175,8 +180,12 @@ func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, time.Until(d)/time.Duration(n))
 }
 
-// reachable returns the addresses under which l can be dialled by the peer of link.
+// reachable returns the addresses under which l can be dialled by the peer of link. Listeners that know better than the rule for
+// wildcards, because not all of the host's addresses lead to them, have a method Addresses.
 func (l *Listener) reachable(link substrate.Link) []string {
+	if raw, ok := l.raw.(interface{ Addresses() []string }); ok {
+		return raw.Addresses()
+	}
 	addr := l.addr.String()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || l.sub.Caps().SameHost {

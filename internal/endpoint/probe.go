@@ -23,7 +23,7 @@ const (
 	probeTrain   = 512 << 10              // the longest train; the first is one piece
 	probeTrains  = 12                     // enough to have gone around a ring of shared memory, whose first touch costs page faults
 	trainsTime   = 20 * time.Millisecond  // for all of them, but one is always sent
-	probeTime    = time.Second            // for one path
+	probeTime    = time.Second            // for one path that nobody named
 	probeBudget  = 250 * time.Millisecond // of it, for the measurement after the handshake
 	busyPause    = 20 * time.Millisecond  // before a peer that serves others is asked again, doubled each time
 	probeServed  = 16 << 20               // bytes that one probe link may cost the listener
@@ -32,8 +32,8 @@ const (
 
 // probe measures one path to a process: over a link of its own, through the same handshake and the same Send and Recv as the data.
 // It returns what the peer said of itself, too, if it did.
-func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, path selector.Path) (selector.Measurement, wire.Setup) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, path selector.Path, within time.Duration) (selector.Measurement, wire.Setup) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	m, peer, err := e.measure(ctx, proc, path)
 	var r *session.RefusedError

@@ -64,7 +64,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 	p.peer.table.Invalidate(time.Now(), "asked for")
 	r := p.peer.table.Round(time.Now())
 	for _, path := range r.Paths {
-		m, _ := p.e.probe(ctx, p.peer.proc, path)
+		m, _ := p.e.probe(ctx, p.peer.proc, path, p.e.probeLimit(path, p.own))
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return fmt.Errorf("probing %s: %w", path, context.Cause(ctx))
 		}

@@ -1,0 +1,415 @@
+package verbs
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/substrate"
+)
+
+// What has happened to a link: the bits of link.ctl.
+const (
+	closed      uint32 = 1 << iota // by Close
+	interrupted                    // by Interrupt
+	broken                         // with the path: link.failure
+	ended                          // by the peer's Close
+	sendLate                       // the send deadline has passed
+	recvLate                       // the receive deadline has passed
+)
+
+// A link is one end of a link. Its locks are leaves but for sending and receiving, which are held through a call.
+type link struct {
+	p             *peer
+	id            uint32 // in our table
+	theirs        uint32 // in the peer's; known when opened
+	local, remote net.Addr
+
+	ctl     atomic.Uint32
+	failure atomic.Pointer[substrate.Error]
+	opened  chan uint64 // gets the peer's answer, at the end that dials
+
+	// Under peer.mu.
+	state   opening
+	endSent bool
+	endGot  bool
+
+	due  atomic.Uint32 // what the peer is to be told of the link: bits of duties
+	late atomic.Bool   // it is in the peer's list of links that took bytes
+
+	sending  sync.Mutex
+	head     [dataHead]byte
+	views    [][]byte
+	sendWake chan struct{}
+	sendBy   deadline
+
+	snd    sync.Mutex // guards what follows
+	out    chain      // from what the peer's end has taken to sent
+	sent   uint64
+	window uint64 // bytes that may be sent and not taken; it never shrinks
+	frozen bool   // Kept may be called: blocks stay
+	taken  atomic.Uint64
+
+	receiving sync.Mutex
+	recvWake  chan struct{}
+	recvBy    deadline
+
+	rcv     sync.Mutex // guards what follows
+	in      chain
+	dst     []byte // of a Recv that waits, or of one that is just woken
+	filled  int    // bytes in dst
+	arrived uint64
+	grant   uint64 // bytes that the peer may send ahead of got
+	grownAt uint64 // got when grant was last doubled
+	over    bool   // nothing is taken from the path any more
+	got     atomic.Uint64
+	told    atomic.Uint64 // what the peer knows of got
+}
+
+var _ substrate.Keeper = (*link)(nil)
+
+func newLink(p *peer, id uint32) *link {
+	l := &link{
+		p: p, id: id, local: p.local, remote: p.remote,
+		opened: make(chan uint64, 1), sendWake: make(chan struct{}, 1), recvWake: make(chan struct{}, 1), grant: p.s.opts.firstWindow,
+	}
+	l.out.from, l.in.from = &p.store, &p.s.store
+	l.sendBy.late = func() { l.tell(sendLate) }
+	l.recvBy.late = func() { l.tell(recvLate) }
+	return l
+}
+
+// Send copies bufs into the memory of the queue pair and transmits them in segments, as far as the window and the credits allow.
+func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	rest := cursor{bufs: bufs}
+	for {
+		if err := l.sendable(); err != nil {
+			return n, err
+		}
+		off, k := l.fill(&rest)
+		if k == 0 {
+			if rest.done() {
+				return n, nil
+			}
+			<-l.sendWake
+			continue
+		}
+		if err := l.transmit(); err != nil {
+			l.unfill(off)
+			return n, err
+		}
+		if n += k; rest.done() {
+			return n, nil // whatever has become of the link meanwhile
+		}
+	}
+}
+
+// A cursor walks through a gather list.
+type cursor struct {
+	bufs [][]byte
+	skip int
+}
+
+func (c *cursor) done() bool {
+	for len(c.bufs) > 0 && c.skip == len(c.bufs[0]) {
+		c.bufs, c.skip = c.bufs[1:], 0
+	}
+	return len(c.bufs) == 0
+}
+
+// fill copies the next segment to where it stays until it is taken, and returns its offset and length.
+func (l *link) fill(c *cursor) (off uint64, n int) {
+	l.snd.Lock()
+	defer l.snd.Unlock()
+	off = l.sent
+	most := int(min(l.window-min(l.window, l.sent-l.taken.Load()), uint64(l.p.most)))
+	for n < most && !c.done() {
+		b := c.bufs[0][c.skip:]
+		b = b[:min(len(b), most-n)]
+		l.out.append(b)
+		c.skip += len(b)
+		n += len(b)
+	}
+	l.sent += uint64(n)
+	l.views = l.out.view(append(l.views[:0], nil), off, n)
+	return off, n
+}
+
+// unfill takes back a segment that wasn't sent.
+func (l *link) unfill(off uint64) {
+	l.snd.Lock()
+	defer l.snd.Unlock()
+	if l.taken.Load() > off {
+		l.p.protocol(errTakenTooMuch)
+		return
+	}
+	l.out.cut(off)
+	l.sent = off
+}
+
+// transmit sends what fill has put into views, and waits for a credit if there is none.
+func (l *link) transmit() error {
+	got := l.got.Load()
+	l.told.Store(got)
+	binary.LittleEndian.PutUint32(l.head[0:], l.theirs)
+	binary.LittleEndian.PutUint32(l.head[4:], uint32(got))
+	l.views[0] = l.head[:]
+	for {
+		err := l.p.ep.TrySend(msgData, l.views)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, activemsg.ErrNoCredit) {
+			return l.p.cause("send", err)
+		}
+		if l.p.starve(l) {
+			continue // it is in the list only now, a credit may have come before
+		}
+		<-l.sendWake
+		if err := l.sendable(); err != nil {
+			return err
+		}
+	}
+}
+
+// sendable tells why Send must stop.
+func (l *link) sendable() error {
+	ctl := l.ctl.Load()
+	if ctl&^recvLate == 0 {
+		return nil
+	}
+	if err := l.stop(ctl, sendLate); err != nil {
+		return err
+	}
+	switch {
+	case ctl&ended != 0:
+		return l.newError("send", substrate.PathDown, syscall.EPIPE)
+	case ctl&broken != 0:
+		return l.failure.Load()
+	}
+	return nil
+}
+
+// stop says why a call of this end must not go on, if that is so.
+func (l *link) stop(ctl, late uint32) error {
+	switch {
+	case ctl&closed != 0:
+		return net.ErrClosed
+	case ctl&interrupted != 0:
+		return substrate.ErrInterrupted
+	case ctl&late != 0:
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// Release has nothing to give back: what the link keeps is its own.
+func (l *link) Release(uint64) {}
+
+// Recv takes what has arrived, or lets what comes next be put into p.
+func (l *link) Recv(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	l.receiving.Lock()
+	defer l.receiving.Unlock()
+	for {
+		ctl := l.ctl.Load()
+		if ctl != 0 {
+			if err := l.stop(ctl, recvLate); err != nil {
+				return 0, err
+			}
+		}
+		l.rcv.Lock()
+		if n = l.in.read(p); n == 0 && ctl&(ended|broken) == 0 {
+			l.dst = p
+			l.rcv.Unlock()
+			<-l.recvWake
+			l.rcv.Lock()
+			n = l.filled
+			l.dst, l.filled = nil, 0
+		}
+		l.rcv.Unlock()
+		if n > 0 {
+			l.took(n)
+			return n, nil
+		}
+		if ctl&(ended|broken) != 0 {
+			return 0, l.end(ctl)
+		}
+	}
+}
+
+// end is what follows the last byte.
+func (l *link) end(ctl uint32) error {
+	if ctl&ended != 0 {
+		return io.EOF
+	}
+	return l.failure.Load()
+}
+
+// Drain takes what has arrived.
+func (l *link) Drain(p []byte) (int, error) {
+	l.receiving.Lock()
+	defer l.receiving.Unlock()
+	ctl := l.ctl.Load()
+	if ctl&closed != 0 {
+		return 0, net.ErrClosed
+	}
+	l.rcv.Lock()
+	n := l.in.read(p)
+	l.rcv.Unlock()
+	if n > 0 {
+		l.took(n)
+		return n, nil
+	}
+	if len(p) > 0 && ctl&(ended|broken) != 0 {
+		return 0, l.end(ctl)
+	}
+	return 0, nil
+}
+
+// took notes that the user has n more bytes, and sees to it that the peer hears of it: now if it is much, else soon, unless
+// a segment that goes there says it.
+func (l *link) took(n int) {
+	got := l.got.Add(uint64(n))
+	l.rcv.Lock()
+	due := got-l.told.Load() >= l.grant/4
+	if due && got-l.grownAt >= 2*l.grant && l.p.s.more(l.grant) {
+		l.grant *= 2
+		l.grownAt = got
+	}
+	l.rcv.Unlock()
+	if !due {
+		l.p.later(l)
+		return
+	}
+	if err := l.sayTaken(l.p.ep.TryShort); errors.Is(err, activemsg.ErrNoCredit) {
+		l.p.owe(l, dueTaken)
+	}
+}
+
+// sayTaken tells the peer how far it may send.
+func (l *link) sayTaken(say func(id uint8, args [4]uint64) error) error {
+	l.rcv.Lock()
+	grant := l.grant
+	l.rcv.Unlock()
+	got := l.got.Load()
+	l.told.Store(got)
+	return say(msgTaken, [4]uint64{uint64(l.theirs), got, grant})
+}
+
+// Taken is what the peer has said last.
+func (l *link) Taken() uint64 { return l.taken.Load() }
+
+// Kept returns what was sent from position from on.
+func (l *link) Kept(from uint64) [][]byte {
+	l.snd.Lock()
+	defer l.snd.Unlock()
+	if from < l.out.start || from >= l.sent {
+		return nil
+	}
+	return l.out.view(nil, from, int(l.sent-from))
+}
+
+// tell raises a bit of ctl and wakes whoever waits. It returns the bits from before.
+func (l *link) tell(bit uint32) uint32 {
+	before := l.ctl.Or(bit)
+	wake(l.sendWake)
+	wake(l.recvWake)
+	return before
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Interrupt also keeps what Kept will be asked for.
+func (l *link) Interrupt() {
+	l.snd.Lock()
+	l.frozen = true
+	l.snd.Unlock()
+	l.tell(interrupted)
+}
+
+// Close wakes everybody; the peer is told in the background.
+func (l *link) Close() error {
+	if l.tell(closed)&closed != 0 {
+		return nil
+	}
+	l.sendBy.stop()
+	l.recvBy.stop()
+	l.rcv.Lock()
+	l.over = true
+	l.in.free()
+	given := l.grant - l.p.s.opts.firstWindow
+	l.rcv.Unlock()
+	l.p.s.less(given)
+	if l.p.owe(l, dueEnd) {
+		l.forget()
+	}
+	return nil
+}
+
+func (l *link) SetSendDeadline(t time.Time) error {
+	return l.setDeadline(&l.sendBy, t, sendLate)
+}
+
+func (l *link) SetRecvDeadline(t time.Time) error {
+	return l.setDeadline(&l.recvBy, t, recvLate)
+}
+
+func (l *link) setDeadline(d *deadline, t time.Time, late uint32) error {
+	if l.ctl.Load()&closed != 0 {
+		return net.ErrClosed
+	}
+	d.set(t, func(passed bool) {
+		if passed {
+			l.tell(late)
+		} else {
+			l.ctl.And(^late)
+		}
+	})
+	return nil
+}
+
+// Cost is unknown: nothing is measured here.
+func (l *link) Cost() substrate.Cost { return substrate.Cost{} }
+
+func (l *link) LocalAddr() net.Addr { return l.local }
+
+func (l *link) RemoteAddr() net.Addr { return l.remote }
+
+func (l *link) newError(op string, class substrate.Class, err error) *substrate.Error {
+	return &substrate.Error{Op: op, Substrate: name, Peer: l.remote.String(), Class: class, Err: err}
+}
+
+// forget gives back what the link keeps. Nothing is sent from there any more.
+func (l *link) forget() {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	l.snd.Lock()
+	defer l.snd.Unlock()
+	l.out.free()
+}
+
+// fail ends the link with the path.
+func (l *link) fail(err *substrate.Error) {
+	l.rcv.Lock()
+	l.over = true
+	l.rcv.Unlock()
+	l.failure.CompareAndSwap(nil, err)
+	l.tell(broken)
+}
