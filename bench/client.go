@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	dialTime = 5 * time.Second
+	dialTime = 20 * time.Second // a device may have to be opened first, on an emulated processor
 	// warmTime bounds the warm-up of one connection: a transport that hangs is named instead of waited for.
 	warmTime   = 10 * time.Second
 	warmBlocks = 2

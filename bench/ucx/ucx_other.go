@@ -14,9 +14,6 @@ func Available() error {
 	return fmt.Errorf("UCX needs Linux and a build with cgo: %w", errors.ErrUnsupported)
 }
 
-// AvailableRDMA says so too.
-func AvailableRDMA() error { return Available() }
-
 // A Transport can't be used here.
 type Transport struct{}
 
