@@ -401,9 +401,12 @@ func (p *peer) chooseLoop() {
 		now := time.Now()
 		wait := e.choiceInterval()
 		if busy {
+			p.mu.Lock()
+			policy := p.policy
+			p.mu.Unlock()
 			r := p.table.Round(now, inUse...)
 			for _, path := range baseSecond(r.Paths, e.cfg.Substrate.Name()) {
-				m, peer := e.probe(e.ctx, p.proc, path, e.probeLimit(path, p.policy))
+				m, peer := e.probe(e.ctx, p.proc, path, e.probeLimit(path, policy))
 				if e.ctx.Err() != nil {
 					break
 				}
