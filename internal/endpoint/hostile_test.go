@@ -796,13 +796,13 @@ func TestAnotherProcessAnswers(t *testing.T) {
 		defer other.Close()
 		ol, err := other.Listen(t.Context(), "c:1", Plain{})
 		require.NoError(t, err)
+		synctest.Wait() // the couple's own channel is there, so the next to dial is the one that counts
 		// b doesn't say where it is: only the balancer's address is known.
-		first := true
+		var second atomic.Bool
 		c.n.Route(func(from, to string) string {
-			if from == "a" && !first {
+			if from == "a" && second.Swap(true) {
 				return "c:1"
 			}
-			first = false
 			return to
 		})
 		a, b := c.connect(t)
