@@ -35,34 +35,6 @@ func (e *Endpoint) paths(home string, more []string) []selector.Path {
 	return list
 }
 
-// policy is what the configuration says about the peer at addr.
-func (e *Endpoint) policy(addr string) selector.Policy {
-	if e.cfg.Policy == nil {
-		return selector.Policy{}
-	}
-	return e.cfg.Policy(addr)
-}
-
-// known is by which address the policy for the peer of s is found: that which was dialled, else that of the first link. The one in use
-// may be of a substrate whose addresses are in no rule.
-func known(home string, s *session.Session) string {
-	if a := s.RemoteAddr(); home == "" && a != nil {
-		return a.String()
-	}
-	return home
-}
-
-// knownAs is known, for a connection of this process.
-func (e *Endpoint) knownAs(s *session.Session) string {
-	e.mu.Lock()
-	home := ""
-	if en := e.sessions[endOf(s)]; en != nil {
-		home = en.home
-	}
-	e.mu.Unlock()
-	return known(home, s)
-}
-
 // identify completes a Setup with what this process is and where it can be reached, as seen over link. The policy is the one for the
 // peer at addr; "" means the far end of link.
 func (e *Endpoint) identify(my wire.Setup, link substrate.Link, addr string) wire.Setup {
