@@ -439,3 +439,13 @@ func (c *channel) close(err error) {
 	c.e.log.Info("control channel lost", "peer", c.proc, "err", err)
 	c.e.channelDown(c)
 }
+
+func (e *Endpoint) openChannels() []*channel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := make([]*channel, 0, len(e.channels))
+	for c := range e.channels {
+		list = append(list, c)
+	}
+	return list
+}

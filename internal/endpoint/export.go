@@ -30,6 +30,12 @@ func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, erro
 // maxImported bounds what is remembered of imported states.
 const maxImported = 1 << 16
 
+// importKey names a state: no other process may hold that end in that epoch.
+type importKey struct {
+	end
+	epoch uint64
+}
+
 // Import continues a connection that Export took out of another process, or of this one.
 func (e *Endpoint) Import(ctx context.Context, state []byte, hold bool) (*session.Session, error) {
 	if err := ctx.Err(); err != nil {

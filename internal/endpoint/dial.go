@@ -1,0 +1,163 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// Dial opens a connection to address. If answer is not 0, a peer that stays silent for so long after the link is up is taken
+// for one that doesn't speak sockemu. An error matches ErrNotSockemu if the peer answers but doesn't speak sockemu,
+// *session.RefusedError if it refused, or the substrate's error classes.
+func (e *Endpoint) Dial(ctx context.Context, address string, answer time.Duration) (*session.Session, error) {
+	backoff := 10 * time.Millisecond
+	for {
+		s, err := e.dialOnce(ctx, address, answer)
+		var r *session.RefusedError
+		if err == nil || !errors.As(err, &r) || r.Status != wire.StatusBusy {
+			return s, err
+		}
+		t := time.NewTimer(backoff)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		case <-e.ctx.Done():
+			t.Stop()
+			return nil, net.ErrClosed
+		}
+		backoff = min(2*backoff, time.Second)
+	}
+}
+
+func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Duration) (*session.Session, error) {
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
+	link, err := e.cfg.Substrate.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	hctx, hcancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+	defer hcancel()
+	id := gid.New()
+	my := e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link, address)
+	peer, a, err := dialHandshake(hctx, link, request{
+		kind: wire.KindOpen, gid: id, answer: answer, psk: e.psk, key: len(e.cfg.ClusterKey) > 0, seal: e.cfg.Session.Seal, my: my, addr: address,
+	})
+	if err != nil {
+		link.Close()
+		return nil, err
+	}
+	s := session.New(id, true, a.secret(true), e.cfg.Session, e, e.pool)
+	s.SetAddrs(link.LocalAddr(), link.RemoteAddr())
+	if err := e.add(&entry{s: s, home: address}); err != nil {
+		link.Close()
+		return nil, err
+	}
+	if err := s.Bind(e.newLink(e.basePath(address), link, a, 1, true, peer)); err != nil {
+		e.remove(endOf(s))
+		return nil, err
+	}
+	e.count.opened.Add(1)
+	return s, nil
+}
+
+// CanDial implements session.Env.
+func (e *Endpoint) CanDial(s *session.Session) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	en := e.sessions[endOf(s)]
+	return en != nil && e.mayDial(en)
+}
+
+// mayDial: see CanDial. An end that has accepted the connection dials only after a move: its peer can't know where it is. Under mu.
+func (e *Endpoint) mayDial(en *entry) bool {
+	return !e.closed && !en.held && (en.home != "" || en.imported && en.reach)
+}
+
+// Resume implements session.Env: it tries the path that the choice falls on first, then the address that was dialled, then
+// those that the peer's process has given, so that a load balancer, which may pick another process, is passed by.
+func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup, commit func() error) (session.NewLink, error) {
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
+	e.mu.Lock()
+	en := e.sessions[endOf(s)]
+	home := ""
+	var c *choice
+	if en != nil {
+		home, c = en.home, en.choice
+	}
+	e.mu.Unlock()
+	if en == nil {
+		return session.NewLink{}, net.ErrClosed
+	}
+	_, addrs := s.Peer()
+	list := e.paths(home, addrs)
+	if c != nil {
+		list = c.order(list)
+	}
+	var refused, failed error
+	atHome := false
+	for i, path := range list {
+		actx, acancel := share(ctx, len(list)-i)
+		nl, err := e.resumeAt(actx, s, my, path, commit)
+		acancel()
+		if err == nil {
+			e.count.resumed.Add(1)
+			return nl, nil
+		}
+		if c != nil {
+			c.failed(path, err)
+		}
+		var r *session.RefusedError
+		switch {
+		case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy && r.Status != wire.StatusPath:
+			return nl, err // the holder itself has spoken
+		case r != nil:
+			refused = err
+			if path.Addr == home && r.Status == wire.StatusUnknown {
+				atHome = true
+			}
+		default:
+			failed = err
+		}
+	}
+	if atHome {
+		return session.NewLink{}, refused // that the direct addresses can't be reached is no news then
+	}
+	if failed != nil {
+		return session.NewLink{}, failed
+	}
+	if refused == nil {
+		refused = errors.New("no address of the peer is known")
+		if c != nil {
+			refused = c.why()
+		}
+	}
+	return session.NewLink{}, refused
+}
+
+func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, path selector.Path, commit func() error) (session.NewLink, error) {
+	link, peer, a, err := e.open(ctx, path, request{
+		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, commit: commit,
+		home: e.knownAs(s),
+	})
+	if err != nil {
+		return session.NewLink{}, err
+	}
+	return e.newLink(path, link, a, my.LinkNo, true, peer), nil
+}
+
+// bound ends ctx with the endpoint.
+func (e *Endpoint) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(e.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}

@@ -1,0 +1,184 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// end names one end of a connection. A process that has dialled itself holds both.
+type end struct {
+	id        gid.GID
+	initiator bool
+}
+
+func endOf(s *session.Session) end { return end{s.GID(), s.Initiator()} }
+
+// entry is what the endpoint knows about a connection besides its session.
+type entry struct {
+	s        *session.Session
+	home     string    // the address that was dialled; "" on the accepting side
+	from     *Listener // that accepted it
+	imported bool
+	held     bool  // imported, but not to be used before Release
+	reach    bool  // the peer has told where it listens
+	peer     *peer // this end looks after the control channel to it, and chooses the path
+	choice   *choice
+	ended    bool
+}
+
+// lookup returns one end of a connection, if this process holds it.
+func (e *Endpoint) lookup(id gid.GID, initiator bool) *session.Session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if en := e.sessions[end{id, initiator}]; en != nil {
+		return en.s
+	}
+	return nil
+}
+
+// Sessions returns the connections of this process that haven't ended.
+func (e *Endpoint) Sessions() []*session.Session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []*session.Session
+	for _, en := range e.sessions {
+		if !en.ended {
+			list = append(list, en.s)
+		}
+	}
+	return list
+}
+
+func (e *Endpoint) add(en *entry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return net.ErrClosed
+	}
+	if old := e.sessions[endOf(en.s)]; old != nil {
+		return fmt.Errorf("connection %s is already here", en.s.GID())
+	}
+	e.sessions[endOf(en.s)] = en
+	if en.from != nil {
+		en.from.live++
+	}
+	return nil
+}
+
+func (e *Endpoint) remove(id end) {
+	e.mu.Lock()
+	en := e.sessions[id]
+	if en == nil {
+		e.mu.Unlock()
+		return
+	}
+	delete(e.sessions, id)
+	p := en.peer
+	var free *Listener
+	if en.from != nil && !en.ended {
+		free = e.released(en.from)
+	}
+	e.mu.Unlock()
+	en.s.Forget()
+	if p != nil {
+		p.leave(en.s)
+	}
+	if free != nil {
+		free.rawNow().Close()
+	}
+	for _, c := range e.openChannels() {
+		c.forget(en.s)
+	}
+}
+
+// maxRemembered bounds the ended connections that are kept to answer their peers.
+const maxRemembered = 4096
+
+// Ended implements session.Env: the connection is remembered for a while, so that its peer, which may have missed the last
+// records, gets an answer.
+func (e *Endpoint) Ended(s *session.Session) {
+	last, untold := s.Snapshot(), s.Untold()
+	e.mu.Lock()
+	en := e.sessions[endOf(s)]
+	if en == nil || en.s != s || en.ended {
+		e.mu.Unlock()
+		return
+	}
+	en.ended = true
+	if untold && e.mayDial(en) {
+		e.wg.Go(func() { e.tellEnd(s) })
+	}
+	e.total.add(last)
+	e.ended = append(e.ended, endOf(s))
+	var oldest end
+	if len(e.ended) > maxRemembered {
+		oldest = e.ended[0]
+	}
+	var free *Listener
+	if en.from != nil {
+		free = e.released(en.from)
+	}
+	closed, p := e.closed, en.peer
+	e.mu.Unlock()
+	if p != nil {
+		p.decided(s)
+	}
+	if free != nil {
+		free.rawNow().Close()
+	}
+	if !oldest.id.IsZero() {
+		e.forget(oldest)
+	}
+	if !closed {
+		time.AfterFunc(e.cfg.Remember, func() { e.forget(endOf(s)) })
+	}
+}
+
+// tellEnd brings a peer that can't be reached now the news that its connection has ended, as long as the connection is
+// remembered: the end that has accepted it can't dial and would wait out its patience.
+func (e *Endpoint) tellEnd(s *session.Session) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.Remember)
+	defer cancel()
+	backoff := e.cfg.Session.RetryMin
+	for {
+		actx, acancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+		nl, err := e.Resume(actx, s, s.PartingSetup(), nil)
+		acancel()
+		if err == nil {
+			s.Part(nl)
+			return
+		}
+		var r *session.RefusedError
+		if errors.As(err, &r) && r.Status != wire.StatusBusy && r.Status != wire.StatusOvertaken {
+			return // nobody there waits for it
+		}
+		t := time.NewTimer(time.Duration(float64(backoff) * (0.5 + rand.Float64())))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		backoff = min(2*backoff, e.cfg.Session.RetryMax)
+	}
+}
+
+func (e *Endpoint) forget(id end) {
+	e.mu.Lock()
+	for i, g := range e.ended {
+		if g == id {
+			e.ended = append(e.ended[:i], e.ended[i+1:]...)
+			break
+		}
+	}
+	e.mu.Unlock()
+	e.remove(id)
+}
