@@ -49,3 +49,14 @@ func (s *Session) Move(to, why string, goOver func(my wire.Setup) (NewLink, erro
 	}
 	return nil
 }
+
+// Switch gives up the current link and looks for another one: its path isn't admitted any more. Without a link it does nothing.
+// See Move for a path that is only worse than another.
+func (s *Session) Switch(reason error) {
+	s.mu.Lock()
+	b := s.cur
+	s.mu.Unlock()
+	if b != nil {
+		s.lost(b, reason)
+	}
+}
