@@ -27,7 +27,7 @@ const closeTime = time.Second
 func Work(ctx context.Context, role string, in io.Reader, out io.Writer, registry Registry, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &worker{registry: registry, log: log, out: out}
+	w := &worker{registry: registry, log: log, out: out, gone: make(chan struct{})}
 	switch role {
 	case RoleServer:
 		w.side = &server{worker: w}
@@ -83,6 +83,7 @@ type worker struct {
 	out        io.Writer
 	congestion string
 	counters   countersFrame
+	gone       chan struct{} // closed when closers have been closed
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -151,12 +152,18 @@ func (w *worker) ending() bool {
 	return w.closed
 }
 
-// close closes everything that w owns, the newest first, and waits for closeTime at most.
+// close closes everything that w owns and waits for that, closeTime at most, whoever has begun it: only then may the process end.
 func (w *worker) close() {
 	w.mu.Lock()
+	begun := w.closed
 	closers := w.closers
 	w.closers, w.closed = nil, true
 	w.mu.Unlock()
+	if begun {
+		<-w.gone
+		return
+	}
+	defer close(w.gone)
 	var wg sync.WaitGroup
 	for _, c := range closers {
 		wg.Go(func() { c.Close() })

@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -78,6 +80,39 @@ func TestWorkerRefuses(t *testing.T) {
 func TestWorkUnknownRole(t *testing.T) {
 	err := Work(t.Context(), "referee", nil, io.Discard, testRegistry, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, `unknown role "referee"`)
+}
+
+// slowListener takes its time to close.
+type slowListener struct{ done chan struct{} }
+
+const slowness = closeTime / 2
+
+func (l slowListener) Accept() (net.Conn, error) { <-l.done; return nil, net.ErrClosed }
+func (l slowListener) Addr() net.Addr            { return &net.TCPAddr{} }
+func (l slowListener) Close() error              { time.Sleep(slowness); close(l.done); return nil }
+
+// TestWorkClosesBeforeItEnds: a process that ends too early leaves its peer, which is yet to close, without a last word.
+func TestWorkClosesBeforeItEnds(t *testing.T) {
+	registry := Registry{Raw(), Via("slow", "tcp", dialRaw, func(context.Context, string, string) (slowListener, error) {
+		return slowListener{make(chan struct{})}, nil
+	})}
+	for range 20 { // the end of the input and that of the context race
+		synctest.Test(t, func(t *testing.T) {
+			in, coordinator := io.Pipe()
+			answers, out := io.Pipe()
+			ended := make(chan time.Time, 1)
+			go func() {
+				assert.NoError(t, Work(t.Context(), RoleServer, in, out, registry, slog.New(slog.DiscardHandler)))
+				ended <- time.Now()
+			}()
+			require.NoError(t, writeFrame(coordinator, kindSetup, setup{Op: RTT, Size: 128, Lanes: []laneID{{"slow", "tcp"}}, Conns: 1}))
+			_, err := readFrame(answers, new([frameHeader]byte))
+			require.NoError(t, err)
+			told := time.Now()
+			require.NoError(t, coordinator.Close())
+			require.Equal(t, slowness, (<-ended).Sub(told))
+		})
+	}
 }
 
 // TestCallIsBounded: a worker that doesn't answer is killed.
