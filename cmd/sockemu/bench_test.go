@@ -146,6 +146,7 @@ func TestBenchFails(t *testing.T) {
 func TestBenchIsInterrupted(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
 			cmd := program(t, "--log-level", "debug", "bench", "--op", "rtt", "--size", "128,1M", "--reps", "50", "--time", "0", "--placement", "free")
 			cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0")
 			pr, pw, err := os.Pipe()

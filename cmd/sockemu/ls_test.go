@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/gid"
@@ -96,18 +98,23 @@ func TestLsSilentProcess(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(d, "4242-silent.ctl")) // nobody accepts, as when the process is stopped
 	require.NoError(t, err)
 	defer l.Close()
-	status, out, errs := output(t, "ls")
-	require.Equal(t, exitFailed, status)
-	require.Contains(t, out, "01234567")
-	require.Regexp(t, `(?m)^4242 .* no answer .* context deadline exceeded$`, out)
-	require.Contains(t, errs, "no answer from 1 of 2 processes: 4242")
-
-	status, out, _ = output(t, "ls", "--json")
-	require.Equal(t, exitFailed, status)
-	var got listing
-	require.NoError(t, json.Unmarshal([]byte(out), &got))
-	require.Equal(t, []silentProcess{{4242, "context deadline exceeded"}}, got.Silent)
-	require.Len(t, got.Connections, 1)
+	var g sync.WaitGroup // both wait for the silent one
+	g.Go(func() {
+		status, out, errs := output(t, "ls")
+		assert.Equal(t, exitFailed, status)
+		assert.Contains(t, out, "01234567")
+		assert.Regexp(t, `(?m)^4242 .* no answer .* context deadline exceeded$`, out)
+		assert.Contains(t, errs, "no answer from 1 of 2 processes: 4242")
+	})
+	g.Go(func() {
+		status, out, _ := output(t, "ls", "--json")
+		assert.Equal(t, exitFailed, status)
+		var got listing
+		assert.NoError(t, json.Unmarshal([]byte(out), &got))
+		assert.Equal(t, []silentProcess{{4242, "context deadline exceeded"}}, got.Silent)
+		assert.Len(t, got.Connections, 1)
+	})
+	g.Wait()
 }
 
 // TestLsWatch prints until it is interrupted, which is no failure.

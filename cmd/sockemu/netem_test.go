@@ -77,6 +77,7 @@ func TestNetemUDP(t *testing.T) {
 
 // TestNetemNS: a connection over two hosts with a bad path between them is byte-exact.
 func TestNetemNS(t *testing.T) {
+	t.Parallel()
 	needsNamespaces(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -97,6 +98,7 @@ func TestNetemNS(t *testing.T) {
 }
 
 func TestNetemNSFailures(t *testing.T) {
+	t.Parallel()
 	needsNamespaces(t)
 	for want, args := range map[string][]string{
 		"sh: exit status 3":                       {"--", "sh", "-c", "exit 3"},
@@ -114,6 +116,7 @@ func TestNetemNSFailures(t *testing.T) {
 
 // TestNetemNSEndsTheServer: also one that has children and ignores a friendly word.
 func TestNetemNSEndsTheServer(t *testing.T) {
+	t.Parallel()
 	needsNamespaces(t)
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -151,6 +154,7 @@ func TestNetemUsage(t *testing.T) {
 }
 
 func TestNetemNSInterrupted(t *testing.T) {
+	t.Parallel()
 	needsNamespaces(t)
 	cmd := program(t, "netem", "ns", "--", "sh", "-c", "echo up; exec sleep 1000")
 	var errs strings.Builder

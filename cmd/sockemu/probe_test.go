@@ -35,7 +35,7 @@ func probe(t *testing.T, args ...string) (out, errs string, code int) {
 }
 
 func TestProbe(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	p := listenPipe(t, nil, nil)
 	out, errs, code := probe(t, p.addr)
 	require.Equal(t, exitOK, code, errs)
@@ -115,7 +115,7 @@ func probeJSON(t *testing.T, out string) (list []probeResult) {
 
 // TestProbeContract: scripts depend on these names.
 func TestProbeContract(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	out, _, code := probe(t, "--json", listenPipe(t, nil, nil).addr)
 	require.Equal(t, exitOK, code)
 	var r map[string]any
@@ -136,7 +136,6 @@ func TestProbeContract(t *testing.T) {
 
 // TestProbePolicies: --policy goes before the rules and the environment, which hold without it; the peer's policy holds anyway.
 func TestProbePolicies(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	p := listenPipe(t, nil, nil)
 	rules := t.TempDir() + "/rules"
 	require.NoError(t, os.WriteFile(rules, []byte("127.0.0.0/8 !shm\n"), 0o600))
@@ -192,11 +191,8 @@ func TestProbeNoPeer(t *testing.T) {
 	withKey := t.TempDir() + "/key"
 	require.NoError(t, os.WriteFile(withKey, []byte("some key"), 0o600))
 	web := httptest.NewServer(http.NotFoundHandler())
-	defer web.Close()
-	for name, c := range map[string]struct {
-		peer string
-		want string
-	}{
+	t.Cleanup(web.Close)
+	for name, c := range map[string]struct{ peer, want string }{
 		"nobody listens":    {closed.Addr().String(), "nobody listens on that port"},
 		"HTTP":              {web.Listener.Addr().String(), `it answered "HTTP/1.1"`},
 		"speaks first":      {serve(func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n")); io.Copy(io.Discard, c) }), `it answered "SSH-2.0-"`},
@@ -211,10 +207,11 @@ func TestProbeNoPeer(t *testing.T) {
 		"stalls":            {serve(stall), "does not answer in time"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			timeout := "20s"
 			switch name {
 			case "silent", "stalls", "drops packets": // all of it is waited for; the others answer, however slow the machine
-				timeout = "2s"
+				timeout = "1s"
 			}
 			start := time.Now()
 			out, errs, code := probe(t, "--timeout", timeout, c.peer)
@@ -252,7 +249,7 @@ func stall(c net.Conn) {
 
 // TestProbeKeys: a key on one side only, another one, none in the file, and the right one.
 func TestProbeKeys(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	key := func(name, text string) string {
 		file := filepath.Join(t.TempDir(), name)
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
@@ -278,7 +275,7 @@ func TestProbeKeys(t *testing.T) {
 
 // TestProbeBusyPeer: one that serves as many probes as it admits.
 func TestProbeBusyPeer(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	p := listenPipe(t, nil, nil)
 	hello := wire.Hello{Version: wire.Version, MinVersion: wire.MinVersion, Kind: wire.KindProbe, NoiseLen: 64}.Append(nil)
 	busy := make(chan struct{}, 1)
@@ -309,7 +306,7 @@ func TestProbeBusyPeer(t *testing.T) {
 
 // TestProbeOutOfTime: a path that is not measured by then is explained, and takes nothing from those that are.
 func TestProbeOutOfTime(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	p := listenPipe(t, nil, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -353,7 +350,7 @@ func TestProbeOutOfTime(t *testing.T) {
 
 // TestProbeStoppedPeer: its kernel accepts connections, and nobody answers. When it goes on it is measured.
 func TestProbeStoppedPeer(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	p := listenPipe(t, nil, nil)
 	require.NoError(t, p.Process.Signal(syscall.SIGSTOP))
 	_, errs, code := probe(t, "--timeout", "1s", p.addr)
@@ -366,6 +363,7 @@ func TestProbeStoppedPeer(t *testing.T) {
 
 // TestProbeFirewall: real packets that a path between two hosts loses, from a process as users start it.
 func TestProbeFirewall(t *testing.T) {
+	t.Parallel()
 	needsNamespaces(t)
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -385,7 +383,7 @@ func TestProbeFirewall(t *testing.T) {
 
 // TestProbeProcess: the exit statuses are those of the process, too, and a watch ends in order when it is interrupted.
 func TestProbeProcess(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	p := listenPipe(t, nil, nil)
 	require.Equal(t, exitOK, status(t, program(t, "probe", p.addr).Run()))
 	require.Equal(t, exitFailed, status(t, program(t, "probe", "--policy", "pin:udp", p.addr).Run()))
