@@ -52,6 +52,7 @@ func TestSubstrateVariables(t *testing.T) {
 // TestExportFromSharedMemory: either end, or both, is handed to another endpoint while the connection is on shared memory and bytes
 // move both ways. None is lost or comes twice, and the connection finds shared memory again.
 func TestExportFromSharedMemory(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*sockemu.Config){"plain": func(*sockemu.Config) {}, "encrypt": encrypt} {
 		for _, tc := range []struct {
 			name           string

@@ -78,6 +78,7 @@ func TestVirtualAddresses(t *testing.T) {
 
 // TestCloseDuringOutage: Close delivers the tail when the path returns within the linger time.
 func TestCloseDuringOutage(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, side := range []string{"client", "server"} {
 			t.Run(name+"/"+side, func(t *testing.T) {
@@ -114,6 +115,7 @@ var patienceOf = map[string]time.Duration{"client": time.Second, "server": patie
 
 // TestCloseUndelivered: if the path doesn't return in time, Close says how much is missing.
 func TestCloseUndelivered(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, side := range []string{"client", "server"} {
 			t.Run(name+"/"+side, func(t *testing.T) {
@@ -247,6 +249,7 @@ func TestLingerZeroDuringOutage(t *testing.T) {
 }
 
 func TestDeadlinesDuringOutage(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.SendBuffer = 256 << 10 })
@@ -294,6 +297,7 @@ func TestDeadlinesDuringOutage(t *testing.T) {
 }
 
 func TestPatience(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, change, func(cfg *sockemu.Config) { cfg.Patience, cfg.SendBuffer = 700*time.Millisecond, 64<<10 })
@@ -348,6 +352,7 @@ func stallable(cfg *sockemu.Config) {
 // TestStallIsNoticed: a path that delivers nothing and ends nothing is found out, on an idle connection and on a busy one. How
 // soon: TestStallIsNoticed in internal/endpoint.
 func TestStallIsNoticed(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, busy := range []bool{false, true} {
 			t.Run(name+map[bool]string{false: "/idle", true: "/busy"}[busy], func(t *testing.T) {
@@ -387,6 +392,7 @@ func TestStallIsNoticed(t *testing.T) {
 
 // TestReaderThatDoesNotRead is no dead path, however full every buffer is. For longer, and with other buffers: in internal/endpoint.
 func TestReaderThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -418,6 +424,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 
 // TestIdleConnectionLives, without a byte, for longer than what is called dead. For much longer: in internal/endpoint.
 func TestIdleConnectionLives(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -436,6 +443,7 @@ func TestIdleConnectionLives(t *testing.T) {
 
 // TestSlowReaderOverCuts: far more than every window, to a reader that takes its time, in both directions at once.
 func TestSlowReaderOverCuts(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,11 +3,14 @@ package sockemu_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +29,12 @@ func TestMain(m *testing.M) {
 	os.Setenv("SOCKEMU_SUBSTRATE", "tcp")
 	if mode := os.Getenv(childEnv); mode != "" {
 		os.Exit(child(mode))
+	}
+	flag.Parse()
+	if pace == 1 { // most of them wait for cuts and for silence, not for a processor
+		if err := flag.Set("test.parallel", strconv.Itoa(max(8, runtime.GOMAXPROCS(0)))); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	sockemu.Default().Close() // the examples use it

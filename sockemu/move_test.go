@@ -91,6 +91,7 @@ func (h *holder) move(to *sockemu.Endpoint) error {
 
 // TestMoveMidTransfer moves either end, or both, again and again while bytes flow both ways, on whole and on cut links.
 func TestMoveMidTransfer(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*sockemu.Config){"plain": func(*sockemu.Config) {}, "auth": withKey, "encrypt": encrypt} {
 		for _, tc := range []struct {
 			name                string
@@ -277,6 +278,7 @@ func TestSecondHolderIsFenced(t *testing.T) {
 
 // TestRestartedServer: a server that was killed and started again knows nothing of its connections.
 func TestRestartedServer(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, tc := range []struct {
 			name            string
@@ -352,6 +354,7 @@ func newBalanced(t testing.TB, change ...func(*sockemu.Config)) *balanced {
 }
 
 func TestLoadBalancer(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, direct := range []bool{false, true} {
 			t.Run(name+map[bool]string{false: "/no direct address", true: "/direct address"}[direct], func(t *testing.T) {
@@ -441,6 +444,7 @@ func TestManyThroughLoadBalancer(t *testing.T) {
 
 // TestOnlyOthersAnswer: behind a load balancer only processes answer that don't have the connection. It ends, and says what is lost.
 func TestOnlyOthersAnswer(t *testing.T) {
+	t.Parallel()
 	for name, change := range securities {
 		for _, direct := range []string{"filtered", "refused"} {
 			t.Run(name+"/direct address "+direct, func(t *testing.T) {

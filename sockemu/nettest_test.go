@@ -12,6 +12,7 @@ import (
 
 // TestNetConn holds connections to the contract of net.Conn, also while their links are cut.
 func TestNetConn(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*sockemu.Config){"plain": func(*sockemu.Config) {}, "auth": withKey, "encrypt": encrypt} {
 		for mode, cut := range map[string]bool{"": false, "/cut": true} {
 			t.Run(name+mode, func(t *testing.T) {

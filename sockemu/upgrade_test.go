@@ -189,6 +189,7 @@ func (u *upgrading) finish() {
 }
 
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	for _, cut := range []bool{false, true} {
 		t.Run(map[bool]string{false: "whole links", true: "cut links"}[cut], func(t *testing.T) {
 			u := newUpgrading(t)
@@ -219,6 +220,7 @@ func TestUpgrade(t *testing.T) {
 
 // TestFailedUpgrade: whatever becomes of the new process, the old one goes on as if nothing had happened.
 func TestFailedUpgrade(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"exit at once", "never inherit", "exit before ready", "no such program"} {
 		t.Run(mode, func(t *testing.T) {
 			u := newUpgrading(t)

@@ -14,6 +14,7 @@ import (
 // TestVerbsBreaks: in the middle of a transfer both ways the queue pair breaks; the connection goes on over TCP, comes back when there is a
 // queue pair again, and no byte is lost or comes twice.
 func TestVerbsBreaks(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*sockemu.Config){"plain": func(*sockemu.Config) {}, "encrypt": encrypt} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
