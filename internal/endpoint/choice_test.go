@@ -17,6 +17,7 @@ import (
 
 // TestNoFlapping: between two paths that are equally good and noisy, a busy connection moves at most once a minute, for an hour.
 func TestNoFlapping(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRoads(t, Config{}, fault.Config{Seed: 7})
 		rng := rand.New(rand.NewPCG(7, 7))

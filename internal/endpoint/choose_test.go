@@ -142,6 +142,7 @@ func (r *roads) talk() func() error {
 }
 
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	for _, seal := range []bool{false, true} {
 		t.Run(fmt.Sprintf("seal=%v", seal), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -172,6 +173,7 @@ func TestUpgrade(t *testing.T) {
 // TestSwitches: many moves, in both directions, at any moment of a busy connection, over links of every kind, some of which break
 // meanwhile.
 func TestSwitches(t *testing.T) {
+	t.Parallel()
 	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "retains": {Seed: 5, Retains: true}} {
 		for _, seal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/seal=%v", name, seal), func(t *testing.T) {

@@ -192,6 +192,7 @@ func overFault(retains bool) func() (substrate.Substrate, substrate.Substrate, s
 var morePipes = map[string]nettest.MakePipe{}
 
 func TestNetConn(t *testing.T) {
+	t.Parallel()
 	for name, pipe := range morePipes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -88,6 +88,7 @@ func expect(s *session.Session, d, size int) error {
 
 // TestLongOutage: a path that is away for minutes or a day, in the ways paths are away, costs no byte.
 func TestLongOutage(t *testing.T) {
+	t.Parallel()
 	const size = 400_000
 	for _, c := range []struct{ outage, patience time.Duration }{
 		{10 * time.Minute, time.Hour}, {time.Duration(fewer(24, 3)) * time.Hour, 48 * time.Hour},

@@ -60,6 +60,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 
 // TestIdleConnectionLives, without a byte, for thousands of times what is called dead.
 func TestIdleConnectionLives(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, seal bool) {
 		p := newCouple(t, fault.Config{Seed: 1}, watchful(seal, 150*time.Millisecond))
 		time.Sleep(time.Duration(fewer(60, 5)) * time.Minute)

@@ -449,6 +449,7 @@ func TestSchedules(t *testing.T) {
 // TestDuellingDialers: after both ends have moved both dial; an attempt of the acceptor that was made before it knew of the link in
 // use replaced that link, again and again.
 func TestDuellingDialers(t *testing.T) {
+	t.Parallel()
 	ms := time.Millisecond
 	sc := schedule{
 		Seed: 2, Seal: true, NetBuffer: 1 << 10, SendBuffer: 16 << 20, RecvBuffer: 64 << 10, AckEvery: 4 << 10, Delay: 60 * ms, Rate: 1 << 20, Piece: 100,

@@ -17,6 +17,7 @@ import (
 // TestLongFatPath: at 120 ms and 1 Gb/s one connection must get what a bare link gets there, within its default memory bound.
 // Time is virtual, so the figures are exact; the shaper is the fault substrate's.
 func TestLongFatPath(t *testing.T) {
+	t.Parallel()
 	total := fewer(256, 32) << 20
 	const (
 		rate  = 125_000_000
