@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
@@ -163,6 +164,7 @@ func (c *channel) writeLoop() {
 			c.vec[0] = out // no allocation per acknowledgement
 			_, err := c.link.Send(substrate.Unkept, c.vec[:])
 			c.mu.Lock()
+			c.sending = false
 			select {
 			case c.sent <- struct{}{}:
 			default:
@@ -344,8 +346,8 @@ func (c *channel) forget(s *session.Session) {
 	c.mu.Unlock()
 }
 
-// flush waits until what was posted has left, or the time is up.
-func (c *channel) flush(timeout <-chan time.Time) {
+// flush waits until what was posted has left, or ctx ends.
+func (c *channel) flush(ctx context.Context) {
 	for {
 		c.mu.Lock()
 		idle := c.err != nil || len(c.queue) == 0 && !c.sending
@@ -358,7 +360,7 @@ func (c *channel) flush(timeout <-chan time.Time) {
 		case <-sent:
 		case <-c.done:
 			return
-		case <-timeout:
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/sockemu/sockemu/substrate"
 )
 
-// closeGrace is what Close gives to connections that are closing.
+// closeGrace is what Close gives to connections that are closing, and to control channels to send what was posted.
 const closeGrace = 500 * time.Millisecond
 
 // Endpoint is one process's end of everything. Its methods are safe for concurrent use.
@@ -112,25 +112,27 @@ func (e *Endpoint) Close() error {
 		l.shut(true)
 	}
 	// Connections that are just closing get a moment to finish: their last records may be under way.
-	grace := time.NewTimer(closeGrace)
-	defer grace.Stop()
+	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
 	for _, s := range list {
 		if !s.Closing() {
 			continue
 		}
 		select {
 		case <-s.Done():
-			continue
-		case <-grace.C:
+		case <-grace.Done():
 		}
-		break
 	}
+	var told sync.WaitGroup // a peer that doesn't answer is given a moment: all of them the same one
 	for _, s := range list {
-		s.Abort(net.ErrClosed, "the endpoint was closed")
-		s.Forget()
+		told.Go(func() {
+			s.Abort(net.ErrClosed, "the endpoint was closed")
+			s.Forget()
+		})
 	}
+	told.Wait()
 	for _, c := range e.openChannels() {
-		c.flush(grace.C)
+		c.flush(grace)
 	}
 	e.cancel()
 	if e.host != nil {
