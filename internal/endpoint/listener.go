@@ -447,7 +447,7 @@ func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello)
 	}
 	clearDeadlines(link)
 	c := newChannel(e, link, o.peer.Proc, a.binding, false)
-	if !e.register(c) {
+	if !e.register(c, nil) {
 		link.Close()
 	}
 }

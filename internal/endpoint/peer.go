@@ -77,6 +77,14 @@ func (e *Endpoint) Bound(s *session.Session) {
 	if en.ended {
 		c = nil // this link only answers the peer
 	}
+	// Here, not in join: tidy would forget a peer that it finds empty before that, and what remove and Ended take out must not come
+	// back.
+	p.mu.Lock()
+	p.sessions[s.GID()] = s
+	if c != nil {
+		p.choices[s.GID()] = c
+	}
+	p.mu.Unlock()
 	e.mu.Unlock()
 	if old != nil && old != p {
 		old.leave(s)
@@ -84,10 +92,10 @@ func (e *Endpoint) Bound(s *session.Session) {
 	p.join(s, candidates(home, addrs), c)
 }
 
+// join looks after the control channel of s, which is one of p's sessions, and after its path, if it has a choice.
 func (p *peer) join(s *session.Session, addrs []string, c *choice) {
 	offers, _ := s.PeerOffers()
 	p.mu.Lock()
-	p.sessions[s.GID()] = s
 	for _, a := range addrs {
 		known := false
 		for _, b := range p.addrs {
@@ -99,9 +107,6 @@ func (p *peer) join(s *session.Session, addrs []string, c *choice) {
 	}
 	if name, _, _ := s.Link(); name == p.e.cfg.Substrate.Name() {
 		p.offers = offers // over a path without network addresses the peer can't say which of its own we can reach
-	}
-	if c != nil {
-		p.choices[s.GID()] = c
 	}
 	ch := p.ch
 	p.mu.Unlock()
@@ -278,16 +283,13 @@ func (p *peer) dial(paths []selector.Path) (*channel, error) {
 
 // up puts a fresh channel to use.
 func (p *peer) up(c *channel) {
-	if !p.e.register(c) {
+	if !p.e.register(c, p) {
 		c.link.Close()
 		p.mu.Lock()
 		p.running = false
 		p.mu.Unlock()
 		return
 	}
-	p.mu.Lock()
-	p.ch, p.running = c, false
-	p.mu.Unlock()
 	p.e.log.Info("control channel up", "peer", p.proc, "addr", c.link.RemoteAddr())
 	for _, s := range p.list() {
 		c.attach(s)
@@ -295,14 +297,20 @@ func (p *peer) up(c *channel) {
 	}
 }
 
-// register adds a channel to the endpoint's and starts it. It reports false if the endpoint is closed.
-func (e *Endpoint) register(c *channel) bool {
+// register adds a channel to the endpoint's and starts it. If this end has dialled it, it is p's from before it starts: it may be
+// down again at once, and channelDown must find it there. It reports false if the endpoint is closed.
+func (e *Endpoint) register(c *channel, p *peer) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || len(e.channels) >= maxChannels {
 		return false
 	}
 	e.channels[c] = struct{}{}
+	if p != nil {
+		p.mu.Lock()
+		p.ch, p.running = c, false
+		p.mu.Unlock()
+	}
 	c.start()
 	return true
 }
