@@ -233,6 +233,9 @@ func (c *channel) dispatch(r *wire.Record) {
 		c.mu.Unlock()
 		if s != nil {
 			s.OnChannelRecord(c, r)
+		} else if r.Type == wire.TypeState {
+			// The peer believes that it has proved its end here: to a session that has left and come back, perhaps.
+			c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusUnknown})
 		}
 	}
 }
@@ -263,10 +266,11 @@ func (c *channel) attach(s *session.Session) {
 	c.Post(&wire.Record{Type: wire.TypeAttach, Flags: flags, GID: s.GID(), MAC: c.proof(s, s.Initiator())})
 }
 
-// offerAgain repeats a refused offer in a moment: the offer may have overtaken the data link that brings the connection (or
-// its new holder) to the peer.
+// offerAgain repeats a refused offer in a moment: the offer may have overtaken the data link that brings the connection (or its new
+// holder) to the peer; or the peer's end, which had accepted it, has been exported and has come back to its process since.
 //
-// After maxRefusals the peer's process doesn't have it: its present link, if bare, is given up for one that shows where it is.
+// After maxRefusals the peer's process doesn't have it: its present link, if bare and without a channel, is given up for one that shows
+// where it is.
 func (c *channel) offerAgain(s *session.Session) {
 	id := s.GID()
 	c.mu.Lock()
@@ -275,18 +279,27 @@ func (c *channel) offerAgain(s *session.Session) {
 		c.refusals[id] = n
 	}
 	c.mu.Unlock()
+	if p, _ := s.Peer(); p != c.proc || s.Over() {
+		return
+	}
 	if n >= maxRefusals {
 		s.GiveUpBare(errors.New("the peer's process does not know the connection"))
 		return
 	}
 	time.AfterFunc(attachRetry, func() {
-		if s.Attached() || s.Over() {
-			return
-		}
-		if p, _ := s.Peer(); p == c.proc {
+		if p, _ := s.Peer(); p == c.proc && !s.Over() {
 			c.attach(s)
 		}
 	})
+}
+
+// refused reports whether the offer of s has been refused since it was last accepted, and begins to count anew.
+func (c *channel) refused(s *session.Session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.refusals[s.GID()]
+	delete(c.refusals, s.GID())
+	return ok
 }
 
 func (c *channel) onAttach(r *wire.Record) {

@@ -79,6 +79,9 @@ func TestAttachNeedsProof(t *testing.T) {
 			post(wire.Record{Type: wire.TypeNak, GID: id, Code: wire.StatusUnknown})
 		}
 		post(wire.Record{Type: 200})
+		for range 2 { // the two States
+			require.Equal(t, wire.Record{Type: wire.TypeNak, GID: id, Code: wire.StatusUnknown}, nextRecord(t, l, &have))
+		}
 		post(wire.Record{Type: wire.TypePing, Token: 77})
 		require.Equal(t, wire.Record{Type: wire.TypePong, Token: 77}, nextRecord(t, l, &have))
 		s.alive(t)

@@ -122,7 +122,7 @@ func (p *peer) join(s *session.Session, addrs []string, c *choice) {
 		case p.retry <- struct{}{}:
 		default:
 		}
-	case !s.Attached():
+	case ch.refused(s) || !s.Attached():
 		ch.attach(s)
 	}
 }

@@ -1,0 +1,52 @@
+package endpoint
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/substrate/fault"
+)
+
+// TestImportWhereItWas: an end that is exported and comes back to its process, as after an upgrade that failed, is another holder, although the
+// process is the same: the control channel must be told anew that the connection belongs there.
+func TestImportWhereItWas(t *testing.T) {
+	for side, away := range map[string]time.Duration{"acceptor": 0, "dialer": 0, "acceptor, after a while": 5 * time.Second, "dialer, after a while": 5 * time.Second} {
+		t.Run(side, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newCouple(t, fault.Config{Seed: 1}, Config{Session: session.Config{GoneAfter: time.Minute}})
+				p.alive(t)
+				time.Sleep(time.Second) // the first offer may have overtaken the data link
+				require.True(t, p.a.Attached() && p.b.Attached())
+				e, s := p.eb, &p.b
+				if strings.HasPrefix(side, "dialer") {
+					e, s = p.ea, &p.a
+				}
+				state, err := e.Export(t.Context(), *s)
+				require.NoError(t, err)
+				time.Sleep(away)
+				*s, err = e.Import(t.Context(), state, false)
+				require.NoError(t, err)
+				start := time.Now()
+				p.alive(t)
+				time.Sleep(time.Second)
+				require.True(t, p.a.Attached(), "dialer")
+				require.True(t, p.b.Attached(), "acceptor")
+				_, err = p.a.Write([]byte("last words"))
+				require.NoError(t, err)
+				closed := make(chan error, 1)
+				go func() { closed <- p.a.Close() }()
+				got := make([]byte, 10)
+				require.NoError(t, readFull(p.b, got))
+				require.NoError(t, p.b.Close())
+				require.NoError(t, <-closed)
+				require.Less(t, time.Since(start), 4*time.Second) // a back-off of 2 s, and the second above
+				require.LessOrEqual(t, p.a.Snapshot().Lost+p.b.Snapshot().Lost, uint64(1), "only the link that the export ended")
+			})
+		})
+	}
+}
