@@ -201,8 +201,9 @@ func takeBack(listeners []*Listener, files []*os.File, conns []Passed, states []
 func Inherit(ctx context.Context) (*Inheritance, error) { return Default().Inherit(ctx) }
 
 // Inherit returns what this process was given by Upgrade; nil if it was started in another way. Listeners
-// accept and connections move again when Ready is called; Reads and Writes before that wait.
-func (e *Endpoint) Inherit(ctx context.Context) (*Inheritance, error) {
+// accept and connections move again when Ready is called; Reads and Writes before that wait. On an error the old process is told, and
+// takes everything back.
+func (e *Endpoint) Inherit(ctx context.Context) (_ *Inheritance, err error) {
 	v, ok := os.LookupEnv(upgradeEnv)
 	if !ok {
 		return nil, nil
@@ -217,6 +218,11 @@ func (e *Endpoint) Inherit(ctx context.Context) (*Inheritance, error) {
 	stateR := os.NewFile(uintptr(first), "sockemu-state")
 	inh := &Inheritance{ready: os.NewFile(uintptr(first+1), "sockemu-ready")}
 	defer stateR.Close()
+	defer func() {
+		if err != nil {
+			inh.ready.Close()
+		}
+	}()
 	stop := context.AfterFunc(ctx, func() { stateR.Close() })
 	defer stop()
 	for {

@@ -40,7 +40,11 @@ func child(mode string) int {
 		return dialFrom(addr)
 	}
 	ctx := context.Background()
-	e, err := sockemu.NewEndpoint(quick(withKey, substrates(os.Getenv(childSubstrates))))
+	cfg := quick(withKey, substrates(os.Getenv(childSubstrates)))
+	if mode == "another key" {
+		cfg.ClusterKey = []byte("not the one that the states are sealed with")
+	}
+	e, err := sockemu.NewEndpoint(cfg)
 	if err != nil {
 		return fail(err)
 	}
@@ -49,6 +53,10 @@ func child(mode string) int {
 		return 0
 	}
 	inh, err := e.Inherit(ctx)
+	if mode == "another key" && err != nil {
+		io.Copy(io.Discard, os.Stdin) // it does something else now
+		return 0
+	}
 	if err != nil || inh == nil {
 		return fail(fmt.Errorf("inherited nothing: %w", err))
 	}
@@ -245,6 +253,20 @@ func TestFailedUpgrade(t *testing.T) {
 			roundTrip(t, c, s, "new connections come here")
 		})
 	}
+}
+
+// TestInheritFails: the old process is told at once, although the new one lives on.
+func TestInheritFails(t *testing.T) {
+	r := newRig(t, withKey)
+	c, s := r.pair()
+	roundTrip(t, c, s, "before")
+	cmd, _ := childProcess(t, "another key")
+	passed := []sockemu.Passed{{Conn: s}}
+	ctx := testContext(t)
+	require.ErrorContains(t, sockemu.Upgrade(ctx, cmd, []*sockemu.Listener{r.l}, passed), "did not become ready")
+	require.NoError(t, ctx.Err())
+	t.Cleanup(func() { passed[0].Conn.SetLinger(0); passed[0].Conn.Close() })
+	roundTrip(t, c, passed[0].Conn, "after")
 }
 
 func TestUpgradeErrors(t *testing.T) {
