@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +24,11 @@ type Conn struct {
 	s *session.Session // nil for a plain connection
 
 	// A plain connection.
-	plain net.Conn
-	head  []byte // read while finding out that the client is a plain one
-	why   string
-	used  atomic.Bool // head is gone
+	plain  net.Conn
+	why    string
+	used   atomic.Bool // head is gone
+	headMu sync.Mutex
+	head   []byte // read while finding out that the client is a plain one; guarded by headMu
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -56,11 +58,14 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 func (c *Conn) readPlain(p []byte) (int, error) {
 	if !c.used.Load() && len(p) > 0 {
-		// Plain connections are read by one goroutine at a time, like any protocol's first bytes.
+		c.headMu.Lock()
 		n := copy(p, c.head)
 		c.head = c.head[n:]
 		c.used.Store(len(c.head) == 0)
-		return n, nil
+		c.headMu.Unlock()
+		if n > 0 { // else another Read had the rest meanwhile
+			return n, nil
+		}
 	}
 	return c.plain.Read(p)
 }

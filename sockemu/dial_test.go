@@ -301,6 +301,40 @@ func TestAcceptPlain(t *testing.T) {
 	})
 }
 
+// TestPlainReadsAtOnce: what was read to find a plain client out goes to one of the Reads that wait, and each byte once.
+func TestPlainReadsAtOnce(t *testing.T) {
+	e := newEndpoint(t, quick(func(cfg *sockemu.Config) { cfg.AcceptPlain = true }))
+	l, err := e.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	for range 20 {
+		nc, err := net.Dial("tcp", l.Addr().String())
+		require.NoError(t, err)
+		_, err = nc.Write([]byte("GET /123"))
+		require.NoError(t, err)
+		s, err := l.AcceptConn()
+		require.NoError(t, err)
+		require.True(t, s.Plain())
+		require.NoError(t, nc.Close())
+		var n atomic.Int64
+		var g sync.WaitGroup
+		start := make(chan struct{})
+		for range 4 {
+			g.Go(func() {
+				<-start
+				for p := make([]byte, 1); ; n.Add(1) {
+					if _, err := s.Read(p); err != nil {
+						return
+					}
+				}
+			})
+		}
+		close(start)
+		g.Wait()
+		require.EqualValues(t, 8, n.Load())
+		s.Close()
+	}
+}
+
 // TestPlainClientIsRefused: without AcceptPlain a plain client gets an end, not silence, and the application never sees it.
 func TestPlainClientIsRefused(t *testing.T) {
 	r := newRig(t)
