@@ -12,7 +12,10 @@
 // The functions of the package use the Default endpoint: one identity, one set of control channels, one memory budget for the
 // whole process. NewEndpoint makes others, with their own configuration.
 //
-// Limits: one substrate (kernel TCP) so far; network names "tcp", "tcp4" and "tcp6". A peer whose process is killed can't be
-// told from one that can't be reached: its connections end when Config.Patience runs out, or at once when its address
-// answers that the connection is not known there.
+// A connection begins on kernel TCP and moves by itself to what has been measured to be faster: shared memory within a host, RDMA between
+// hosts that have it. Config.Substrates restricts the choice; Conn.Explain shows it.
+//
+// Limits: network names "tcp", "tcp4" and "tcp6". A peer whose process is killed can't be told from one that can't be reached: its
+// connections end when Config.Patience runs out, or when its address has answered for Config.GoneAfter that the connection is not
+// known there.
 package sockemu

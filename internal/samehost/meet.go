@@ -108,8 +108,10 @@ func Offer(ctx context.Context, proc gid.ProcessID, token [TokenSize]byte) (*Pag
 	defer c.Close()
 	deadline, _ := ctx.Deadline()
 	c.SetDeadline(deadline)
-	if uid, err := sys.PeerUID(c); err != nil || uid != os.Getuid() {
-		return nil, fmt.Errorf("the process there runs as user %d (%w)", uid, err)
+	if uid, err := sys.PeerUID(c); err != nil {
+		return nil, fmt.Errorf("whose process is there: %w", err)
+	} else if uid != os.Getuid() {
+		return nil, fmt.Errorf("the process there runs as user %d", uid)
 	}
 	f, err := sys.SharedMemory("sockemu-acks", pageSize)
 	if err != nil {
