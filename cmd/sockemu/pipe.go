@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -22,9 +21,9 @@ type pipeCmd struct {
 	Keep     bool          `short:"k" help:"With -l: take the next connection when one has ended, until interrupted; stdin isn't read."`
 	NoStdin  bool          `short:"d" help:"Don't read stdin, only receive."`
 	Patience time.Duration `default:"10m" placeholder:"D" help:"How long to wait for a way to the peer when there is none (default ${default})."`
-	KeyFile  string        `type:"existingfile" placeholder:"FILE" help:"File with the key that both ends share; others are refused."`
-	Encrypt  bool          `help:"Encrypt and authenticate everything."`
-	Verbose  bool          `short:"v" help:"Tell on stderr what happens to the links."`
+	keyFile
+	Encrypt bool `help:"Encrypt and authenticate everything."`
+	Verbose bool `short:"v" help:"Tell on stderr what happens to the links."`
 }
 
 // defaultPipeAddr is where -l listens when nothing is said.
@@ -94,14 +93,9 @@ func (c *pipeCmd) endpoint(std *stdio) (*sockemu.Endpoint, error) {
 	if c.Encrypt {
 		cfg.Security = sockemu.SecurityEncrypt
 	}
-	if c.KeyFile != "" {
-		key, err := os.ReadFile(c.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.ClusterKey = bytes.TrimSpace(key); len(cfg.ClusterKey) == 0 {
-			return nil, usageError{fmt.Errorf("%s holds no key", c.KeyFile)}
-		}
+	var err error
+	if cfg.ClusterKey, err = c.key(); err != nil {
+		return nil, err
 	}
 	if c.Verbose {
 		cfg.Logger = newLogger(std.err, "debug")

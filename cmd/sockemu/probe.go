@@ -16,16 +16,16 @@ import (
 
 // probeCmd measures every path to a peer, or says what this host has, or why a live connection is where it is.
 type probeCmd struct {
-	Peer    string        `arg:"" optional:"" help:"HOST:PORT where a program with sockemu listens; or the word why."`
-	GID     string        `arg:"" optional:"" name:"gid" help:"After why: the connection, as ls shows it. The first digits are enough."`
-	Self    bool          `help:"Print what this host has: interfaces, routes, RDMA devices."`
-	JSON    bool          `name:"json" help:"Print one JSON object (with --watch, one per line)."`
-	Watch   bool          `short:"w" help:"Measure again and again, until interrupted."`
-	Every   time.Duration `default:"2s" help:"How often --watch measures (default ${default})."`
-	Count   int           `placeholder:"N" help:"With --watch: so many times."`
-	Size    []int         `placeholder:"BYTES" help:"Sizes of the messages to choose for (default: a mix)."`
-	Policy  string        `placeholder:"POLICY" help:"Which substrates to admit, instead of SOCKEMU_SUBSTRATE and SOCKEMU_RULES: auto, pin:shm, prefer:udp,tcp, !shm."`
-	KeyFile string        `type:"existingfile" placeholder:"FILE" help:"File with the key that both ends share."`
+	Peer   string        `arg:"" optional:"" help:"HOST:PORT where a program with sockemu listens; or the word why."`
+	GID    string        `arg:"" optional:"" name:"gid" help:"After why: the connection, as ls shows it. The first digits are enough."`
+	Self   bool          `help:"Print what this host has: interfaces, routes, RDMA devices."`
+	JSON   bool          `name:"json" help:"Print one JSON object (with --watch, one per line)."`
+	Watch  bool          `short:"w" help:"Measure again and again, until interrupted."`
+	Every  time.Duration `default:"2s" help:"How often --watch measures (default ${default})."`
+	Count  int           `placeholder:"N" help:"With --watch: so many times."`
+	Size   []int         `placeholder:"BYTES" help:"Sizes of the messages to choose for (default: a mix)."`
+	Policy string        `placeholder:"POLICY" help:"Which substrates to admit, instead of SOCKEMU_SUBSTRATE and SOCKEMU_RULES: auto, pin:shm, prefer:udp,tcp, !shm."`
+	keyFile
 	Timeout time.Duration `default:"5s" help:"Bounds one measurement of everything (default ${default})."`
 }
 
@@ -133,14 +133,9 @@ func (c *probeCmd) endpoint() (*sockemu.Endpoint, error) {
 	if c.Policy != "" {
 		cfg.Rules = os.DevNull // a rule would go before the policy that was asked for
 	}
-	if c.KeyFile != "" {
-		key, err := os.ReadFile(c.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.ClusterKey = bytes.TrimSpace(key); len(cfg.ClusterKey) == 0 {
-			return nil, usageError{fmt.Errorf("%s holds no key", c.KeyFile)}
-		}
+	var err error
+	if cfg.ClusterKey, err = c.key(); err != nil {
+		return nil, err
 	}
 	e, err := sockemu.NewEndpoint(cfg)
 	if err != nil {
