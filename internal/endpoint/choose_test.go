@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,64 +78,10 @@ func (r *roads) why() (s string) {
 	return s
 }
 
-// chatter keeps both directions of the connection busy until stop, and checks every byte. It returns when both ends have all.
-func (r *roads) chatter(stop <-chan struct{}) error {
-	var wg sync.WaitGroup
-	errs := make(chan error, 4)
-	for d, s := range []*session.Session{r.a, r.b} {
-		wg.Go(func() {
-			buf := make([]byte, 3000)
-			off := uint64(0)
-			for {
-				select {
-				case <-stop:
-					errs <- s.CloseWrite()
-					return
-				default:
-				}
-				p := buf[:1+rand.IntN(len(buf))]
-				for i := range p {
-					p[i] = coded(d, off+uint64(i))
-				}
-				n, err := s.Write(p)
-				if off += uint64(n); err != nil {
-					errs <- err
-					return
-				}
-				time.Sleep(time.Millisecond)
-			}
-		})
-		wg.Go(func() {
-			buf := make([]byte, 5000)
-			off := uint64(0)
-			for {
-				n, err := s.Read(buf)
-				for i := range n {
-					if buf[i] != coded(1-d, off+uint64(i)) {
-						errs <- fmt.Errorf("byte %d of direction %d is wrong", off+uint64(i), 1-d)
-						return
-					}
-				}
-				off += uint64(n)
-				if err == io.EOF {
-					errs <- nil
-					return
-				}
-				if err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(<-errs, <-errs, <-errs, <-errs)
-}
-
 // talk runs chatter in the background; the returned function ends it.
 func (r *roads) talk() func() error {
 	stop, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- r.chatter(stop) }()
+	go func() { done <- chatter(r.a, r.b, 3000, time.Millisecond, stop) }()
 	return func() error { close(stop); return <-done }
 }
 

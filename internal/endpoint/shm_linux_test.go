@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -151,56 +150,6 @@ func allow(text string) func(string) selector.Policy {
 	return func(string) selector.Policy { return p }
 }
 
-// flood writes as fast as it can at both ends until stop, and checks every byte that arrives.
-func (x *street) flood(stop <-chan struct{}) error {
-	var wg sync.WaitGroup
-	errs := make(chan error, 4)
-	for d, s := range []*session.Session{x.a, x.b} {
-		wg.Go(func() {
-			buf := make([]byte, 20_000)
-			for off := uint64(0); ; {
-				select {
-				case <-stop:
-					errs <- s.CloseWrite()
-					return
-				default:
-				}
-				p := buf[:1+rand.IntN(len(buf))]
-				for i := range p {
-					p[i] = coded(d, off+uint64(i))
-				}
-				n, err := s.Write(p)
-				if off += uint64(n); err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-		wg.Go(func() {
-			buf := make([]byte, 30_000)
-			for off := uint64(0); ; {
-				n, err := s.Read(buf)
-				for i := range n {
-					if buf[i] != coded(1-d, off+uint64(i)) {
-						errs <- fmt.Errorf("byte %d of direction %d is wrong", off+uint64(i), 1-d)
-						x.a.Abort(net.ErrClosed, "the test has failed")
-						return
-					}
-				}
-				if off += uint64(n); err != nil {
-					if err == io.EOF {
-						err = nil
-					}
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(<-errs, <-errs, <-errs, <-errs)
-}
-
 // TestSwitchesForReal: TestSwitches over the kernel's TCP and real shared memory, some of whose links break at the same time.
 // SOCKEMU_TEST_SWITCHES says how many.
 func TestSwitchesForReal(t *testing.T) {
@@ -209,7 +158,7 @@ func TestSwitchesForReal(t *testing.T) {
 		t.Run(fmt.Sprintf("seal=%v", seal), func(t *testing.T) {
 			x := newStreet(t, Config{Session: session.Config{Seal: seal}})
 			stop, done := make(chan struct{}), make(chan error, 1)
-			go func() { done <- x.flood(stop) }()
+			go func() { done <- chatter(x.a, x.b, 20_000, 0, stop) }()
 			links := []*breaker{x.atA, x.atB, x.tcpA}
 			start := time.Now()
 			moved := 0
