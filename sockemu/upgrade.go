@@ -68,7 +68,7 @@ func (i *Inheritance) Ready() error {
 // connections in the order given; both must use the same configuration. All of it works with the endpoint of the first
 // listener or connection. Plain connections can't be passed.
 //
-// If the new process dies, or ctx ends, before it is ready, Upgrade kills it and takes listeners and connections back: each
+// If the new process dies, its Inherit fails, or ctx ends, before it is ready, Upgrade kills it and takes listeners and connections back: each
 // Passed.Conn is replaced by one that continues, in place.
 func Upgrade(ctx context.Context, cmd *exec.Cmd, listeners []*Listener, conns []Passed) (err error) {
 	stateR, stateW, err := os.Pipe()
