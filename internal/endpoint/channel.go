@@ -17,8 +17,12 @@ import (
 	"github.com/sockemu/sockemu/wire"
 )
 
-// maxQueue bounds the records waiting to be sent. A peer that doesn't take them is not alive.
-const maxQueue = 8 << 20
+// maxQueue bounds the records waiting to be sent, in bytes. A peer that doesn't take them is not alive. maxStranger bounds them for one that
+// has dialled this channel and not proved a connection on it: anybody may do that.
+const (
+	maxQueue    = 8 << 20
+	maxStranger = 64 << 10
+)
 
 // emptyChannel is how long a channel that was accepted may be without a connection; maxChannels bounds them all.
 const (
@@ -94,13 +98,17 @@ func (c *channel) Proc() gid.ProcessID { return c.proc }
 // Post queues r. It never blocks.
 func (c *channel) Post(r *wire.Record) {
 	c.mu.Lock()
-	if c.err == nil && len(c.queue) < maxQueue {
+	most := maxQueue
+	if !c.dialed && len(c.attached) == 0 {
+		most = maxStranger
+	}
+	if c.err == nil && len(c.queue) < most {
 		c.queue = r.Append(c.queue)
 	}
-	over := c.err == nil && len(c.queue) >= maxQueue
+	over := c.err == nil && len(c.queue) >= most
 	c.mu.Unlock()
 	if over {
-		go c.close(fmt.Errorf("%d bytes of records are waiting: the peer takes none", maxQueue))
+		go c.close(fmt.Errorf("%d bytes of records are waiting: the peer takes none", most))
 		return
 	}
 	select {

@@ -188,3 +188,34 @@ func TestNakFlood(t *testing.T) {
 		require.LessOrEqual(t, n, 100, "entries for connections that don't exist")
 	})
 }
+
+// TestPingFlood: a stranger who asks and never reads the answers costs little memory.
+func TestPingFlood(t *testing.T) {
+	besiege(t, Config{}, func(t *testing.T, s *siege) {
+		l, _ := s.control(t, gid.NewProcessID())
+		var c *channel
+		for _, x := range s.eb.openChannels() {
+			if !x.dialed && x.proc != s.ea.proc {
+				c = x
+			}
+		}
+		var batch []byte
+		for range 1000 {
+			batch = (&wire.Record{Type: wire.TypePing}).Append(batch)
+		}
+		l.SetSendDeadline(time.Now().Add(time.Second))
+		most, asked := 0, 0
+		for ; asked < 16<<20; asked += len(batch) {
+			if err := sendAll(l, batch); err != nil {
+				break
+			}
+			synctest.Wait()
+			c.mu.Lock()
+			most = max(most, len(c.queue))
+			c.mu.Unlock()
+		}
+		require.Less(t, asked, 16<<20, "it is thrown out")
+		require.LessOrEqual(t, most, maxStranger+len(batch))
+		l.Close()
+	})
+}
