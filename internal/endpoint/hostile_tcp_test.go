@@ -15,6 +15,7 @@ import (
 
 // TestHostileTCP is a part of the other hostile tests on real sockets, where closing with unread bytes resets.
 func TestHostileTCP(t *testing.T) {
+	t.Parallel()
 	sub := tcp.New(tcp.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

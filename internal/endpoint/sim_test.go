@@ -436,6 +436,7 @@ func (sc *schedule) move(n *fault.Network, s *side) error {
 }
 
 func TestSchedules(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		sc := drawSchedule(rt)
 		var err error
