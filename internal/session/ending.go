@@ -322,7 +322,9 @@ func (s *Session) end(error) {
 	s.canTx.raise()
 	s.bmu.Lock()
 	s.over = true
-	s.unack.clear()
+	if s.old == nil { // else settle does it: a link may still be sending from there
+		s.unack.clear()
+	}
 	s.bmu.Unlock()
 	if s.closed {
 		s.pend.clear()

@@ -40,12 +40,10 @@ func (s *Session) sendFrames(b *binding) error {
 
 	n := 0
 	if !bare {
-		s.bmu.Lock()
 		n = int(min(s.sent.Load()-s.next.Load(), s.maxPayload(b), limit-min(limit, s.next.Load())))
-		s.views = s.unack.view(s.views[:0], s.next.Load(), n)
-		s.bmu.Unlock()
 	}
 	if n > 0 {
+		s.lend(s.next.Load(), n)
 		at := len(buf)
 		buf = append(buf, 0, 0, 0, 0)
 		if b.seal != nil {
@@ -60,8 +58,6 @@ func (s *Session) sendFrames(b *binding) error {
 		s.next.Store(s.next.Load() + uint64(n))
 		s.raiseHi(s.next.Load())
 		s.armProbe() // before Send, which may block on a dead path
-	} else {
-		s.views = s.views[:0]
 	}
 	b.scratch = buf
 
@@ -91,7 +87,7 @@ func (s *Session) sendFrames(b *binding) error {
 			b.rest = append(b.rest, v[k:]...)
 		}
 	}
-	clear(s.views)
+	s.giveBack(b, s.next.Load()) // of what the link hasn't taken, rest is a copy
 	clear(b.gather)
 	if bare && b.rest == nil {
 		s.mark(b)

@@ -128,6 +128,11 @@ func (s *Session) settle() {
 	s.tx.unlock()
 	s.mu.Lock()
 	s.old = nil
+	if s.ended {
+		s.bmu.Lock()
+		s.unack.clear()
+		s.bmu.Unlock()
+	}
 	s.mu.Unlock()
 	if err != nil {
 		s.fail(ErrDesync, err.Error())

@@ -80,6 +80,7 @@ type Session struct {
 	acked    atomic.Uint64 // the peer's session has everything before this
 	bmu      sync.Mutex
 	over     bool   // ended: nothing is kept any more; guarded by bmu
+	lentFrom uint64 // a Send is reading unack from here on; the largest number: none is; guarded by bmu
 	unack    buffer // [acked, sent), and a little more; guarded by bmu
 	canTx    signal // for the Write that waits
 	ctlDue   atomic.Bool
@@ -173,6 +174,7 @@ func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool 
 	s.log = s.cfg.Logger
 	s.pumpFunc = s.pump
 	s.finAt.Store(math.MaxUint64)
+	s.lentFrom = math.MaxUint64
 	s.linger = s.cfg.Linger
 	s.unack.pool, s.pend.pool = pool, pool
 	s.ctx, s.cancel = context.WithCancel(context.Background())

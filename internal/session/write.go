@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -282,7 +283,7 @@ func (s *Session) pump() {
 		s.mu.Unlock()
 		if err := s.sendSome(b); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.tx.unlock()
-			s.lost(b, err)
+			s.sendFailed(b, err)
 			s.tx.lock()
 		}
 	}
@@ -319,9 +320,7 @@ func (s *Session) sendSome(b *binding) error {
 		return s.sendFrames(b)
 	}
 	next := s.next.Load()
-	s.bmu.Lock()
-	s.views = s.unack.view(s.views[:0], next, sendPiece)
-	s.bmu.Unlock()
+	s.lend(next, sendPiece)
 	if !s.probing.Load() {
 		s.armProbe()
 	}
@@ -331,11 +330,14 @@ func (s *Session) sendSome(b *binding) error {
 	}
 	s.raiseHi(next + uint64(total))
 	n, err := b.link.Send(next, s.views)
-	clear(s.views)
-	s.next.Store(next + uint64(n))
+	end := next + uint64(n)
+	s.next.Store(end)
+	if acked := s.giveBack(b, end); acked > end {
+		err = &liedError{acked, end}
+	}
 	if s.keeps(b) {
 		s.bmu.Lock()
-		s.unack.release(next + uint64(n))
+		s.unack.release(end)
 		s.bmu.Unlock()
 	}
 	s.pollAck()
@@ -353,12 +355,42 @@ func (s *Session) advance(ack uint64) {
 	}
 	s.mu.Unlock()
 	s.bmu.Lock()
-	if ack > s.acked.Load() {
+	if ack > s.acked.Load() && ack <= s.hi.Load() {
 		s.acked.Store(ack)
-		s.unack.release(ack)
+		s.unack.release(min(ack, s.lentFrom))
 	}
 	s.bmu.Unlock()
 	s.canTx.raise()
+}
+
+// lend fills views with at most most bytes of the send buffer, from off on, for one Send. Until giveBack nothing of them is freed, even if the
+// peer acknowledges it, which it may do before it can have it: the memory would be another connection's while the link reads it. The
+// caller holds tx.
+func (s *Session) lend(off uint64, most int) {
+	s.bmu.Lock()
+	s.views = s.unack.view(s.views[:0], off, most)
+	s.lentFrom = off
+	s.bmu.Unlock()
+}
+
+// giveBack ends lend: the link has taken everything before end. It frees what the peer has acknowledged meanwhile, and returns how far
+// that is.
+func (s *Session) giveBack(b *binding, end uint64) (acked uint64) {
+	clear(s.views)
+	s.views = s.views[:0]
+	for told := s.lentFrom; ; told = acked {
+		s.bmu.Lock()
+		acked = s.acked.Load()
+		if !b.retains || acked <= told {
+			s.lentFrom = math.MaxUint64
+			s.unack.release(min(acked, end))
+			s.hi.Store(min(s.hi.Load(), end))
+			s.bmu.Unlock()
+			return acked
+		}
+		s.bmu.Unlock()
+		b.link.Release(acked) // what it was told during Send may have been about bytes that it hadn't taken yet
+	}
 }
 
 // CloseWrite ends the stream to the peer after what has been written. The peer reads EOF after the last byte; this side can
