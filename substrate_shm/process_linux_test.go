@@ -27,6 +27,7 @@ const roleVar = "SOCKEMU_SHM_ROLE"
 var roles = map[string]func(stream) error{
 	"serve": serve,
 	"chat":  chat,
+	"floor": floor,
 }
 
 func TestMain(m *testing.M) {

@@ -10,6 +10,10 @@ import (
 // piece is how much is copied before the other end is told: it copies one piece while this end copies the next.
 const piece = 32 << 10
 
+// sip is how much one copy out of a ring takes. Larger ones Go makes with REP MOVS where an Intel processor says that this is fast,
+// and so it is, but for bytes that lie in another core's cache: there it doesn't fetch ahead, and moves a quarter less.
+const sip = 1 << 10
+
 // errCursor: the other end's cursor is where it can't be.
 var errCursor = errors.New("the peer's cursor in shared memory makes no sense")
 
@@ -84,9 +88,21 @@ func (r *inRing) there(want int) (int, error) {
 // get copies the next bytes, which are there, into p.
 func (r *inRing) get(p []byte) {
 	at := r.head & uint64(len(r.buf)-1)
-	n := copy(p, r.buf[at:])
-	copy(p[n:], r.buf)
+	n := drink(p, r.buf[at:])
+	drink(p[n:], r.buf)
 	r.head += uint64(len(p))
+}
+
+// drink is copy, in sips.
+func drink(dst, src []byte) int {
+	n := min(len(dst), len(src))
+	dst, src = dst[:n], src[:n]
+	for len(dst) > sip {
+		copy(dst[:sip], src[:sip])
+		dst, src = dst[sip:], src[sip:]
+	}
+	copy(dst, src)
+	return n
 }
 
 // release gives the peer the room of what was got, and reports whether it sleeps and must be woken. It is woken when there is a

@@ -18,12 +18,12 @@ func rings(size int) (*outRing, *inRing) {
 // end ever sees more than there is.
 func TestRingModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		size := 1 << rapid.IntRange(0, 10).Draw(t, "log size")
+		size := 1 << rapid.IntRange(0, 12).Draw(t, "log size")
 		out, in := rings(size)
 		var model []byte // published, not yet got
 		var put []byte   // not yet published
 		unreleased := 0
-		next := byte(0)
+		next := uint32(0) // bytes without a period that a copy has
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				want := rapid.IntRange(0, 2*size).Draw(t, "want")
@@ -36,8 +36,8 @@ func TestRingModel(t *testing.T) {
 				}
 				p := make([]byte, min(want, room))
 				for i := range p {
-					p[i] = next
-					next++
+					next = next*1664525 + 1013904223
+					p[i] = byte(next >> 24)
 				}
 				out.put(p)
 				put = append(put, p...)
