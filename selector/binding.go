@@ -16,9 +16,10 @@ const (
 	needLeads  = 3                    // in this many rounds running
 	confirm    = time.Second          // so long after one such round the next should be
 
-	// The first upgrade, decided by a single round.
+	// The first upgrade, decided by a single round; or by needLeads of them in which the ratio was as good, whatever the noise. Little
+	// is lost if it is wrong: nothing is known of the first path either.
 	initialWindow  = 10 * time.Second
-	initialRatio   = 0.5
+	initialRatio   = 0.67
 	initialSigmas  = 5
 	initialSamples = 8 // of each path, or the round isn't solid
 
@@ -349,6 +350,10 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 	gain, sigma := cur.score-best.score, math.Hypot(cur.sigma, best.sigma)
 	solid := min(cur.Cost.Samples, best.Cost.Samples) >= initialSamples
 	first := b.current == b.origin && b.since.Equal(b.started) && now.Sub(b.started) <= initialWindow
+	clearly := clearRatio
+	if first {
+		clearly = initialRatio
+	}
 	switch {
 	case first && solid && best.score < initialRatio*cur.score && gain > max(initialSigmas*sigma, float64(minGain)):
 		b.move(d, best, CauseInitial)
@@ -357,7 +362,7 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		b.dropLead()
 		d.Cause = CauseSmallGain
 		return
-	case gain <= float64(minGain), gain <= sigmas*sigma && best.score >= clearRatio*cur.score:
+	case gain <= float64(minGain), gain <= sigmas*sigma && best.score >= clearly*cur.score:
 		b.dropLead()
 		d.Cause = CauseNoise
 		return

@@ -30,7 +30,8 @@ func TestThresholds(t *testing.T) {
 		later    Cause // after the third
 	}{
 		{40 * time.Microsecond, 19 * time.Microsecond, CauseInitial, CauseBest},
-		{40 * time.Microsecond, 22 * time.Microsecond, CauseConfirming, CauseFaster},
+		{40 * time.Microsecond, 26 * time.Microsecond, CauseInitial, CauseBest},
+		{40 * time.Microsecond, 28 * time.Microsecond, CauseConfirming, CauseFaster},
 		{40 * time.Microsecond, 31 * time.Microsecond, CauseConfirming, CauseFaster},
 		{40 * time.Microsecond, 33 * time.Microsecond, CauseSmallGain, CauseSmallGain},
 		{5 * time.Microsecond, 2 * time.Microsecond, CauseNoise, CauseNoise}, // 1.5 us gained
@@ -42,6 +43,38 @@ func TestThresholds(t *testing.T) {
 		require.Equal(t, c.first, l.step().Cause, c)
 		l.step()
 		require.Equal(t, c.later, l.step().Cause, c)
+	}
+}
+
+// On a machine that is busy, all figures go up and down together. Three rounds in which the other path took less than two thirds are
+// enough for a connection that is young; one that isn't waits for more than noise.
+func TestFirstUpgradeInNoise(t *testing.T) {
+	for _, young := range []bool{true, false} {
+		l := newLab(t, offer(tcp, shm)...)
+		l.sizes = tinySizes()
+		times := func(part float64) func() Measurement {
+			n := 0
+			return func() Measurement {
+				n++
+				c := quiet(time.Duration(part * float64([]time.Duration{40, 12, 33, 14}[n%4]*time.Microsecond)))
+				c.Samples = initialSamples - 1 // no single round is enough
+				return Measurement{Cost: c}
+			}
+		}
+		l.paths[tcp], l.paths[shm] = times(1), times(.6)
+		var causes []Cause
+		if !young {
+			l.now = l.now.Add(initialWindow)
+		}
+		for range 3 {
+			causes = append(causes, l.step().Cause)
+		}
+		if young {
+			require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, causes)
+		} else {
+			require.Equal(t, tcp, l.b.Current())
+			require.Contains(t, causes, CauseNoise)
+		}
 	}
 }
 
