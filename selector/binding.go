@@ -16,8 +16,8 @@ const (
 	needLeads  = 3                    // in this many rounds running
 	confirm    = time.Second          // so long after one such round the next should be
 
-	// The first upgrade, decided by a single round; or by needLeads of them in which the ratio was as good, whatever the noise. Little
-	// is lost if it is wrong: nothing is known of the first path either.
+	// The first upgrade, decided by a single round; or by needLeads of them in which the ratio was as good, whatever the noise, and none
+	// in between in which the first path was the best. Little is lost if it is wrong: nothing is known of the first path either.
 	initialWindow  = 10 * time.Second
 	initialRatio   = 0.67
 	initialSigmas  = 5
@@ -339,6 +339,13 @@ func (b *Binding) ripe(now time.Time, d *Decision, p Path) bool {
 	return false
 }
 
+// blur takes a round into account that was neither clear nor against the leader. It counts for nothing where nothing is lost yet.
+func (b *Binding) blur(first bool) {
+	if !first {
+		b.dropLead()
+	}
+}
+
 // weigh compares the numbers of two paths of the same tier and preference.
 func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 	d.measure(cur, best)
@@ -359,11 +366,11 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		b.move(d, best, CauseInitial)
 		return
 	case best.score >= minRatio*cur.score:
-		b.dropLead()
+		b.blur(first)
 		d.Cause = CauseSmallGain
 		return
 	case gain <= float64(minGain), gain <= sigmas*sigma && best.score >= clearly*cur.score:
-		b.dropLead()
+		b.blur(first)
 		d.Cause = CauseNoise
 		return
 	}

@@ -47,35 +47,33 @@ func TestThresholds(t *testing.T) {
 }
 
 // On a machine that is busy, all figures go up and down together. Three rounds in which the other path took less than two thirds are
-// enough for a connection that is young; one that isn't waits for more than noise.
+// enough for a connection that is young, and one that tells little between them does no harm; one that isn't waits for more than noise.
 func TestFirstUpgradeInNoise(t *testing.T) {
-	for _, young := range []bool{true, false} {
+	busy := []time.Duration{40 * time.Microsecond, 12 * time.Microsecond, 33 * time.Microsecond, 14 * time.Microsecond}
+	run := func(age time.Duration, parts ...float64) (causes []Cause) {
 		l := newLab(t, offer(tcp, shm)...)
 		l.sizes = tinySizes()
-		times := func(part float64) func() Measurement {
-			n := 0
+		round := 0
+		measure := func(part func() float64) func() Measurement {
 			return func() Measurement {
-				n++
-				c := quiet(time.Duration(part * float64([]time.Duration{40, 12, 33, 14}[n%4]*time.Microsecond)))
+				c := quiet(time.Duration(part() * float64(busy[round])))
 				c.Samples = initialSamples - 1 // no single round is enough
 				return Measurement{Cost: c}
 			}
 		}
-		l.paths[tcp], l.paths[shm] = times(1), times(.6)
-		var causes []Cause
-		if !young {
-			l.now = l.now.Add(initialWindow)
-		}
-		for range 3 {
+		l.paths[tcp] = measure(func() float64 { return 1 })
+		l.paths[shm] = measure(func() float64 { return parts[round] })
+		l.now = l.now.Add(age)
+		for range parts {
 			causes = append(causes, l.step().Cause)
+			round++
 		}
-		if young {
-			require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, causes)
-		} else {
-			require.Equal(t, tcp, l.b.Current())
-			require.Contains(t, causes, CauseNoise)
-		}
+		return causes
 	}
+	require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, run(0, .6, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseSmallGain, CauseConfirming, CauseFaster}, run(0, .6, .9, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseBest, CauseConfirming, CauseConfirming}, run(0, .6, 1.1, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseNoise, CauseNoise}, run(initialWindow, .6, .6, .6))
 }
 
 // Current is compared with current: figures of different rounds don't meet.
