@@ -122,6 +122,17 @@ func TestBenchThin(t *testing.T) {
 	assert.NotContains(t, strings.Join(r.Notes, "\n"), "switched", "its sockets are pinned from the start")
 }
 
+// TestBenchBare: so can a link of shared memory without a session.
+func TestBenchBare(t *testing.T) {
+	status, out, errs := output(t, append(quick, "--substrate", "shm", "--mode", "bare", "--json", "-")...)
+	require.Equal(t, exitOK, status, errs)
+	assert.Empty(t, errs)
+	r, err := bench.ReadReport(strings.NewReader(out))
+	require.NoError(t, err)
+	require.Len(t, r.Rows, 8)
+	assert.Equal(t, "bare", r.Rows[1].Mode)
+}
+
 func TestBenchFails(t *testing.T) {
 	for _, c := range []struct {
 		name string

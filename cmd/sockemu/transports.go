@@ -15,6 +15,7 @@ func transports() bench.Registry {
 		bench.Raw(),
 		thin("tcp"),
 		thin("shm"),
+		bareSHM(),
 		thin("udp"),
 		bench.If(verbs.Devices().Check, thin("verbs")),
 		thin("auto"),
