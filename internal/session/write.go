@@ -27,7 +27,8 @@ const (
 	corkGap   = 50 * time.Microsecond // a longer pause ends it
 	corkAhead = 256 << 10             // bytes gathered at most: they should stay in the cache
 
-	// A link that retransmits from the send buffer joins what it is given by itself. Only very small writes are gathered before that.
+	// A link that retransmits from the send buffer joins what it is given by itself. Only very small writes are gathered before that. Nothing
+	// gets further ahead of it than corkAhead: then what it sends is still in the cache.
 	corkRetained = 4 << 10
 )
 
@@ -58,8 +59,8 @@ func (s *Session) write(p []byte) (int, error) {
 			cork = false
 		}
 		switch {
-		case room == 0 || b == nil || !b.txBare || b.retains:
-		case cork:
+		case room == 0 || b == nil || !b.txBare:
+		case cork || b.retains:
 			room = min(room, corkAhead-min(corkAhead, int(s.sent.Load()-s.next.Load())))
 		case s.tx.tryLock():
 			if direct = s.next.Load() == s.sent.Load() && len(b.rest) == 0; direct {
