@@ -82,19 +82,17 @@ func (l *link) onAck(a *ack, now int64) {
 		if hi <= l.packets.base {
 			return false
 		}
-		for n := hi; n > max(lo, l.packets.base); n-- {
-			if n-1 >= l.packets.base+uint64(l.packets.count) {
-				continue // a pure ACK
-			}
-			p := l.packets.at(n - 1)
+		// Those beyond the end are pure ACKs. The lowest come first: then what is acknowledged in order only moves una.
+		for n := max(lo, l.packets.base); n < min(hi, l.packets.base+uint64(l.packets.count)); n++ {
+			p := l.packets.at(n)
 			if p.state == settled {
 				continue
 			}
-			if largestNew < 0 && n-1 == a.largest {
+			if n == a.largest {
 				largestNew = p.at
 			}
 			sentAt = max(sentAt, p.at)
-			l.largest = max(l.largest, n-1)
+			l.largest = max(l.largest, n)
 			if p.state == inFlight {
 				l.inflight -= int(p.size)
 				acked += int(p.size)

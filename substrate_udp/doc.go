@@ -4,7 +4,8 @@
 // One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
 // connection id, so a peer's address may change (path.go). One goroutine reads each socket, and
 // lends its place to a user who waits in Recv while all that comes is for him (turns.go); large payloads then land in his own buffer
-// (landing.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host (local.go). Whoever calls Send makes the system call
+// (landing.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
+// way to it once he is woken if it is on his own (local.go). Whoever calls Send makes the system call
 // himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
 // has neither goroutine nor timer nor buffers.
 //
@@ -32,10 +33,11 @@
 // listener keeps nothing, and answers with less than it was sent. A cookie is good for 10 s and for one link. The INIT is repeated after
 // 50 ms, 100 ms, ... up to 1 s; ACCEPT is repeated for each of them. Windows are the number of bytes that the other may send.
 //
-// A host token is made of the kernel's boot id and the port that its sender uses (0: not known). If an INIT comes from a loopback address
-// and from the port that its token was made for, the ends are processes of one host and nothing repeats their datagrams; then the listener
-// tells its own token, and the dialer checks it likewise. Between such ends the checksum may cover a PACKET up to its payload only: kernel
-// TCP has none on loopback either, and it cost as much as the kernel's copy. Either end stops that, and takes no such packets any more, when
+// A host token is made of the kernel's boot id and the address and port that its sender uses (0: not known). If an INIT comes from those that
+// its token was made for, the ends are processes of one host, perhaps in two network namespaces, and nothing repeats their datagrams; then
+// the listener tells its own token, and the dialer checks it likewise. Between such ends the checksum may cover a PACKET up to its payload
+// only: what guards kernel TCP there, the checksum of UDP and of whatever wire there may be, remains, and another one cost as much as the
+// kernel's copy. Either end stops that, and takes no such packets any more, when
 // the peer's address changes; an end whose packets are not acknowledged four probe timeouts in a row stops sending them.
 //
 // A PACKET goes on with a number u64, different for each PACKET of one direction, and then the blocks that its flags name, in this order:
@@ -51,9 +53,9 @@
 //	0x40 RESET      nothing; the link is broken
 //	0x80 PAD        the rest is padding: a probe whether this length arrives. Not with DATA or FIN
 //
-// Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two (32 between processes of one
-// host), or one out of order, or one with ACKNOW or FIN; else within 1 ms, unless a packet takes the ACK along. ACKs wait for no window and no pacing. What is lost
-// is sent again in packets with new numbers; the receiver drops numbers that it has seen, and bytes that it has.
+// Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two (256, or 2 MiB, between
+// processes of one host whose round trip is below 1 ms), or one out of order, or one with ACKNOW or FIN; else within 1 ms, unless a packet
+// takes the ACK along. ACKs wait for no window and no pacing. What is lost is sent again in packets with new numbers; the receiver drops numbers that it has seen, and bytes that it has.
 //
 // # Behaviour and constants
 //

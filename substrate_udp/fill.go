@@ -170,7 +170,7 @@ var padding [blockSize]byte
 // noteSent keeps account of a packet, which gets the next number.
 func (l *link) noteSent(p sentPacket, now int64) {
 	if p.flags&flagAck != 0 {
-		l.unacked, l.ackNow, l.fresh, l.ackAt = 0, false, false, 0
+		l.unacked, l.unackedBytes, l.ackNow, l.fresh, l.ackAt = 0, 0, false, false, 0
 	}
 	l.num++
 	if eliciting(p.flags) {

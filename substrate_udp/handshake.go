@@ -110,7 +110,7 @@ func (l *link) sendInit(now int64) {
 	b = putHeader(b, kindInit, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, l.id)
 	b = binary.LittleEndian.AppendUint32(b, uint32(l.window))
-	b = binary.LittleEndian.AppendUint32(b, l.sock.hostToken(l.sock.tr.local().Port()))
+	b = binary.LittleEndian.AppendUint32(b, l.sock.hostToken(l.sock.tr.source(l.remote)))
 	if l.dial.cookie != nil {
 		b = append(b, l.dial.cookie...)
 	}
@@ -158,7 +158,7 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 	}
 	own := uint32(0)
 	if l.sameHost {
-		own = s.hostToken(s.tr.local().Port())
+		own = s.hostToken(s.tr.source(from))
 	}
 	peer, advertised := l.id, l.window
 	l.mu.Unlock()

@@ -30,7 +30,7 @@ func newTap(t *testing.T, m *memory) *tap {
 	reading.Go(func() {
 		for {
 			msgs := []sys.UDPMessage{{Buf: make([]byte, blockSize)}}
-			if _, err := p.read(msgs); err != nil {
+			if _, err := p.read(msgs, nil); err != nil {
 				return
 			}
 			p.got <- msgs[0].Buf[:msgs[0].N]

@@ -11,7 +11,8 @@ import (
 	"github.com/sockemu/sockemu/substrate"
 )
 
-// datagrams takes in what one read brought.
+// datagrams takes in what one read brought: a row of datagrams of one sender, mostly packets of one link, which are taken in under one
+// lock.
 func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 	c := &s.sub.count
 	c.bytesReceived.Add(uint64(m.N))
@@ -19,47 +20,59 @@ func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 		c.truncated.Add(1)
 		return
 	}
-	for b := m.Buf[:m.N]; len(b) > 0; {
+	n := uint64(0)
+	var l *link
+	for b := m.Buf[:m.N]; len(b) > 0; n++ {
 		k := min(len(b), m.Segment)
-		c.packetsReceived.Add(1)
-		s.datagram(b[:k], m.From, mem, m.N, now)
+		l = s.datagram(l, b[:k], m.From, mem, m.N, now)
 		b = b[k:]
+	}
+	c.packetsReceived.Add(n)
+	if l != nil {
+		l.mu.Unlock()
 	}
 }
 
-func (s *socket) datagram(b []byte, from netip.AddrPort, mem *block, used int, now int64) {
+// datagram takes in one datagram. held is nil or the link of the one before, locked; so is what it returns.
+func (s *socket) datagram(held *link, b []byte, from netip.AddrPort, mem *block, used int, now int64) *link {
 	c := &s.sub.count
 	k, id, err := unseal(b)
 	switch err {
 	case nil:
 	case errShort:
 		c.truncated.Add(1)
-		return
+		return held
 	case errChecksum:
 		c.corrupt.Add(1)
-		return
+		return held
 	case errFormat:
 		c.malformed.Add(1)
-		return
+		return held
 	default:
 		c.version.Add(1)
-		return
+		return held
+	}
+	if held != nil && (k != kindPacket || held.id != id) {
+		held.mu.Unlock()
+		held = nil
 	}
 	switch k {
 	case kindPacket:
-		l := s.find(id)
-		if l == nil {
-			c.unknown.Add(1)
-			s.answerGone(b, id, from, now)
-			return
+		if held == nil {
+			if held = s.find(id); held == nil {
+				c.unknown.Add(1)
+				s.answerGone(b, id, from, now)
+				return nil
+			}
+			held.mu.Lock()
 		}
 		var p packet
 		if parsePacket(b, &p) != nil {
 			c.malformed.Add(1)
-			return
+			return held
 		}
-		l.touch()
-		l.onPacket(&p, from, mem, used, now)
+		held.touch()
+		held.onPacket(&p, from, mem, used, now)
 	case kindInit:
 		s.onInit(b, from, now)
 	case kindGone:
@@ -73,6 +86,7 @@ func (s *socket) datagram(b []byte, from netip.AddrPort, mem *block, used int, n
 	default:
 		s.onAnswer(k, id, b, from, now)
 	}
+	return held
 }
 
 // answerGone tells a peer that its link is not here. The answer is never longer than the question, is not answered itself, and there
@@ -87,10 +101,8 @@ func (s *socket) answerGone(b []byte, id uint64, from netip.AddrPort, now int64)
 	s.sendOne(from, putHeader(make([]byte, 0, headerLen), kindGone, 0, id))
 }
 
-// onPacket takes in a packet of an open link. Called by the reader.
+// onPacket takes in a packet of an open link. Called by the reader, under mu.
 func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, now int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.state == dialing || l.state == gone {
 		l.sub.count.unknown.Add(1)
 		return
@@ -125,14 +137,14 @@ func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, no
 	}
 }
 
-// ackEvery is the number of packets that are acknowledged together. Between two processes of one host nothing gets lost but where a
+// acksDue reports whether so much was received that it is to be acknowledged. Between two processes of one host nothing gets lost but where a
 // buffer is too small, and an acknowledgement is a system call and a wake-up at the other end: there it goes with the news of the
 // window, and when the sender asks for it.
-func (l *link) ackEvery() int {
-	if l.sameHost {
-		return ackRarely
+func (l *link) acksDue() bool {
+	if l.near() {
+		return l.unacked >= ackRarely || l.unackedBytes >= ackRarelyBytes
 	}
-	return 2
+	return l.unacked >= 2
 }
 
 // onReset is told that the peer has no such link (any more). Under mu.
@@ -161,7 +173,9 @@ func (l *link) afterBatch(now int64) (waits bool) {
 		waits = true // he keeps up, and sends nothing that needs acknowledgements in time
 	}
 	r.callsThen = r.calls
-	if r.unacked >= l.ackEvery() {
+	r.streaming = r.batch >= streamAbove && l.end == r.endThen
+	r.batch, r.endThen = 0, l.end
+	if l.acksDue() {
 		r.ackNow = true
 	}
 	if r.unacked > 0 && !r.ackNow && r.ackAt == 0 {

@@ -39,6 +39,8 @@ type kernel struct {
 	msgs    []sys.UDPMessage
 	got     int
 	readErr error
+	woken   func()
+	waited  bool
 
 	mu     sync.RWMutex
 	routes map[netip.Addr]*route
@@ -47,6 +49,7 @@ type kernel struct {
 // A route is what is known about the way to one address.
 type route struct {
 	mtu     int
+	source  netip.Addr // what the kernel would send from; may be invalid
 	until   time.Time
 	noSplit atomic.Int64 // UDP_SEGMENT failed here: not before this time (Unix, ns)
 }
@@ -80,6 +83,10 @@ func listenKernel(ctx context.Context, network, addr string) (transport, error) 
 	}
 	if k.reader, err = sys.NewUDPReader(readBatch); err == nil {
 		k.onRead = func(fd uintptr) bool {
+			if k.waited && k.woken != nil {
+				k.woken()
+			}
+			k.waited = true
 			k.got, k.readErr = k.reader.Recv(fd, k.msgs)
 			return k.readErr != error(syscall.EAGAIN)
 		}
@@ -92,6 +99,17 @@ func listenKernel(ctx context.Context, network, addr string) (transport, error) 
 }
 
 func (k *kernel) local() netip.AddrPort { return k.addr }
+
+func (k *kernel) source(to netip.AddrPort) netip.AddrPort {
+	if a := k.addr.Addr(); !a.IsUnspecified() {
+		return k.addr
+	}
+	a := k.route(to).source
+	if !a.IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a, k.addr.Port())
+}
 
 func (k *kernel) host() uint64 { return bootID() }
 
@@ -107,7 +125,7 @@ func (k *kernel) kick() { k.conn.SetReadDeadline(longAgo) }
 
 func (k *kernel) unkick() { k.conn.SetReadDeadline(time.Time{}) }
 
-func (k *kernel) read(msgs []sys.UDPMessage) (int, error) {
+func (k *kernel) read(msgs []sys.UDPMessage, woken func()) (int, error) {
 	if k.reader == nil {
 		msgs[0].Head, msgs[0].Body = nil, nil
 		n, from, err := k.conn.ReadFromUDPAddrPort(msgs[0].Buf)
@@ -118,7 +136,7 @@ func (k *kernel) read(msgs []sys.UDPMessage) (int, error) {
 		msgs[0].From = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		return 1, nil
 	}
-	k.msgs = msgs
+	k.msgs, k.woken, k.waited = msgs, woken, false
 	if err := k.raw.Read(k.onRead); err != nil {
 		return 0, err
 	}
@@ -247,7 +265,7 @@ func (k *kernel) route(to netip.AddrPort) *route {
 		return r
 	}
 	r := &route{until: time.Now().Add(routeLife)}
-	r.mtu, _ = sys.RouteMTU(to)
+	r.mtu, r.source, _ = sys.Route(to)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.routes) >= maxRoutes {

@@ -76,6 +76,8 @@ func (l *link) land(m *sys.UDPMessage, mem *block, now int64) bool {
 	l.touch()
 	l.trusts(&p, m.From)
 	r.note(&p, now)
+	r.unackedBytes += n
+	r.batch += n
 	if p.flags&flagAck != 0 {
 		if l.onAck(&p.ack, now); l.state == gone {
 			return true

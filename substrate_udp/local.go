@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
 	"os"
@@ -14,8 +15,9 @@ import (
 
 // local says what is left out when both ends are on one host and nothing lies between them but the kernel's memory: the checksum over
 // the payload, which costs as much there as the kernel's copy. Kernel TCP has none on such paths either. The ends prove it to each other
-// when the link is made: each tells a number that depends on this start of the kernel and on the port that it sends from. If that is also
-// the port that the datagrams came from, no relay and no translator sent them on. Under the link's mu.
+// when the link is made: each tells a number that depends on this start of the kernel and on the address and port that it sends from. If
+// those are what the datagrams came from, no relay and no translator sent them on: they came over loopback, or from another network
+// namespace. Under the link's mu.
 type local struct {
 	sameHost bool // packets whose checksum leaves out the payload are taken
 	bare     bool // and sent: the peer takes them, as far as is known
@@ -28,6 +30,9 @@ type local struct {
 	misses  int   // spins in a row that were in vain
 	spinAt  int64 // none before
 	skipped int   // waits without one, because both ends are on one processor
+
+	delays int   // times in a row that giveWay took long
+	giveAt int64 // not again before
 }
 
 // bootID identifies this start of the kernel; 0 where that can't be known.
@@ -41,19 +46,31 @@ var bootID = sync.OnceValue(func() uint64 {
 	return h.Sum64()
 })
 
-// hostToken is what an end tells that sends from port; 0: nothing.
-func (s *socket) hostToken(port uint16) uint32 {
+// hostToken is what an end tells that sends from address at; 0: nothing.
+func (s *socket) hostToken(at netip.AddrPort) uint32 {
 	host := s.tr.host()
-	if host == 0 {
+	if host == 0 || !at.IsValid() {
 		return 0
 	}
-	x := (host ^ uint64(port)) * 0x9e3779b97f4a7c15 // the golden ratio: spreads the port over the upper half
-	return uint32(x>>32) | 1
+	h := fnv.New64a()
+	var b [8 + 16 + 2]byte
+	addr := at.Addr().As16()
+	binary.LittleEndian.PutUint64(b[:], host)
+	copy(b[8:], addr[:])
+	binary.LittleEndian.PutUint16(b[24:], at.Port())
+	h.Write(b[:])
+	return uint32(h.Sum64()>>32) | 1
 }
 
-// isHere reports whether the end at the loopback address from, which told token, is on this host and sent the datagram itself.
+// isHere reports whether the end at address from, which told token, is on this host and sent the datagram itself.
 func (s *socket) isHere(token uint32, from netip.AddrPort) bool {
-	return token != 0 && from.Addr().IsLoopback() && token == s.hostToken(from.Port())
+	return token != 0 && token == s.hostToken(from)
+}
+
+// near reports whether the peer is on this host, and no further away than memory is: between two namespaces there may be an emulator
+// of long paths, or a wire.
+func (l *link) near() bool {
+	return l.sameHost && (l.remote.Addr().IsLoopback() || l.rtt.samples > 0 && l.rtt.least < paceAboveRTT)
 }
 
 // trusts reports whether a packet has the checksum that this link wants. Under mu.
@@ -139,4 +156,29 @@ func (s *socket) spin(l *link) (int, error) {
 	l.misses = min(l.misses+1, mostMisses)
 	l.spinAt = l.sub.now() + int64(spinFor)<<l.misses
 	return 0, errNothing
+}
+
+const (
+	streamAbove = 16 << 10 // bytes in one batch
+	giveFor     = time.Millisecond
+	giveAgain   = 10 * time.Millisecond
+)
+
+// giveWay is called when a user who reads the socket has been woken. If he receives a stream from a peer on the same processor the
+// wake-up has taken that from the peer, in the middle of what it had to say. He gives it back once, and they change places when the
+// peer has to wait, as with TCP, whose kernel takes large writes in at a stretch, and not for every datagram. If that takes long
+// others use the processor, too, and he doesn't for a while. By who has the turn.
+func (s *socket) giveWay() {
+	l := s.polite
+	if l == nil || l.skipped == 0 || l.delays > 0 && l.sub.now() < l.giveAt {
+		return
+	}
+	start := time.Now()
+	s.yield()
+	if time.Since(start) < giveFor {
+		l.delays = 0
+		return
+	}
+	l.delays = min(l.delays+1, mostMisses)
+	l.giveAt = l.sub.now() + int64(giveAgain)<<l.delays
 }

@@ -19,26 +19,38 @@ import (
 // own, nor if the host isn't known.
 func TestSameHost(t *testing.T) {
 	s := newTest(t, Options{})
-	a, b := pair(t, s, s)
-	transfer(t, a, b, 1<<20)
-	for _, l := range []*link{a.(*link), b.(*link)} {
-		l.mu.Lock()
-		require.Equal(t, bootID() != 0, l.sameHost)
-		require.Equal(t, bootID() != 0, l.bare)
-		l.mu.Unlock()
+	for _, at := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0"} {
+		ln, err := s.Listen(t.Context(), at)
+		require.NoError(t, err)
+		defer ln.Close()
+		a, err := s.Dial(t.Context(), ln.Addr().String())
+		require.NoError(t, err)
+		defer a.Close()
+		b, err := ln.Accept()
+		require.NoError(t, err)
+		defer b.Close()
+		transfer(t, a, b, 1<<20)
+		for _, l := range []*link{a.(*link), b.(*link)} {
+			l.mu.Lock()
+			require.Equal(t, bootID() != 0, l.sameHost, at)
+			require.Equal(t, bootID() != 0, l.bare, at)
+			l.mu.Unlock()
+		}
 	}
 
 	here := &socket{tr: &port{net: &memory{host: 5}}}
 	there := &socket{tr: &port{net: &memory{host: 6}}}
 	unknown := &socket{tr: &port{net: &memory{}}}
-	loop := mustAddr("127.0.0.1:7")
-	require.True(t, here.isHere(here.hostToken(7), loop))
-	require.True(t, here.isHere(here.hostToken(7), mustAddr("[::1]:7")))
-	require.False(t, here.isHere(here.hostToken(8), loop), "a relay")
-	require.False(t, here.isHere(there.hostToken(7), loop), "another host")
-	require.False(t, here.isHere(here.hostToken(7), mustAddr("10.0.0.1:7")), "not loopback")
-	require.False(t, unknown.isHere(unknown.hostToken(7), loop))
-	require.False(t, here.isHere(0, loop))
+	for _, at := range []string{"127.0.0.1:7", "[::1]:7", "10.0.0.1:7", "[fe80::1%1]:7"} {
+		from := mustAddr(at)
+		require.True(t, here.isHere(here.hostToken(from), from))
+		require.False(t, here.isHere(here.hostToken(netip.AddrPortFrom(from.Addr(), 8)), from), "a relay")
+		require.False(t, here.isHere(here.hostToken(mustAddr("10.0.0.2:7")), from), "a translator")
+		require.False(t, here.isHere(there.hostToken(from), from), "another host")
+		require.False(t, unknown.isHere(unknown.hostToken(from), from))
+		require.False(t, here.isHere(0, from))
+	}
+	require.Zero(t, here.hostToken(netip.AddrPort{}))
 }
 
 // TestUncovered: a packet without a checksum over its payload is taken only from the peer, and only on the same host.
@@ -185,3 +197,70 @@ func TestLanding(t *testing.T) {
 }
 
 var mustAddr = netip.MustParseAddrPort
+
+// TestGiveWay: only a user who receives a stream from a peer on his processor lets that go on, and not where it takes long.
+func TestGiveWay(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memory, _ *Substrate, a, b *link, _ *tap) {
+		s := b.sock
+		yields, takes := 0, time.Duration(0)
+		s.yield = func() {
+			yields++
+			time.Sleep(takes)
+		}
+		s.giveWay()
+		require.Zero(t, yields, "nobody is woken")
+		s.polite = b
+		s.giveWay()
+		require.Zero(t, yields, "the peer is elsewhere")
+		b.skipped = together
+		s.giveWay()
+		s.giveWay()
+		require.Equal(t, 2, yields)
+		takes = giveFor
+		for range 10 {
+			s.giveWay()
+		}
+		require.Equal(t, 3, yields, "somebody else was there")
+		time.Sleep(2 * giveAgain)
+		s.giveWay()
+		s.giveWay()
+		require.Equal(t, 4, yields)
+		time.Sleep(4*giveAgain - time.Nanosecond)
+		s.giveWay()
+		require.Equal(t, 4, yields, "the second time it waits longer")
+		time.Sleep(time.Nanosecond)
+		takes = 0
+		s.giveWay()
+		s.giveWay()
+		require.Equal(t, 6, yields)
+		s.polite = nil
+	})
+}
+
+// TestStreaming: a stream is what comes in large pieces while nothing goes the other way.
+func TestStreaming(t *testing.T) {
+	inMemory(t, func(t *testing.T, _ *memory, _ *Substrate, a, b *link, _ *tap) {
+		streaming := func(l *link) bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.streaming
+		}
+		batch := func(bytes int, sends bool) bool {
+			b.mu.Lock()
+			b.batch = bytes
+			if sends {
+				b.end, b.sent, b.una = b.end+1, b.sent+1, b.una+1
+			}
+			b.mu.Unlock()
+			b.afterBatch(b.now())
+			return streaming(b)
+		}
+		require.False(t, batch(100, false))
+		require.True(t, batch(streamAbove, false))
+		require.False(t, batch(streamAbove, true), "a dialogue")
+		require.True(t, batch(streamAbove, false))
+		require.False(t, batch(streamAbove-1, false))
+		transfer(t, a, b, 10_000)
+		require.False(t, streaming(b), "packets of this network come one by one")
+	})
+}

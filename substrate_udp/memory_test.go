@@ -94,7 +94,7 @@ func (m *memory) open(_ context.Context, _, address string) (transport, error) {
 	return p, nil
 }
 
-func (p *port) read(msgs []sys.UDPMessage) (int, error) {
+func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
 	select {
 	case d := <-p.in:
 		if d.b == nil {
@@ -207,6 +207,8 @@ func (p *port) buffer() int { return 2 << 20 }
 func (p *port) host() uint64 { return p.net.host }
 
 func (p *port) local() netip.AddrPort { return p.addr }
+
+func (p *port) source(netip.AddrPort) netip.AddrPort { return p.addr }
 
 func (p *port) reported(buf []byte) ([]byte, error, bool) {
 	p.net.mu.Lock()

@@ -31,18 +31,22 @@ type receiver struct {
 	finSeen bool
 	finOff  uint64
 
-	unacked    int   // packets that ask for an acknowledgement and have none
-	fresh      bool  // something was received since the last ACK
-	ackNow     bool  // it can't wait
-	ackAt      int64 // it can wait until then
-	askAt      int64 // when silence becomes suspicious
-	asks       int
-	receivedAt int64 // when the highest packet number came
+	unacked      int   // packets that ask for an acknowledgement and have none
+	unackedBytes int   // of the stream, in them
+	fresh        bool  // something was received since the last ACK
+	ackNow       bool  // it can't wait
+	ackAt        int64 // it can wait until then
+	askAt        int64 // when silence becomes suspicious
+	asks         int
+	receivedAt   int64 // when the highest packet number came
 
 	posted []byte // the buffer of a waiting Recv
 	placed int    // how much of it is filled
 
-	calls, callsThen uint // of Recv; and at the last batch
+	calls, callsThen uint   // of Recv; and at the last batch
+	batch            int    // bytes that the present one brought
+	endThen          uint64 // of what the user had sent, at the last one
+	streaming        bool   // that one brought much, and nothing was sent since the one before
 
 	lastHead int // the header's length of the last packet with much payload; 0: the last ones had little
 	shorts   int // packets with little since then
@@ -144,6 +148,8 @@ func (r *receiver) note(p *packet, now int64) {
 	r.fresh = true
 	if eliciting(p.flags) {
 		r.unacked++
+		r.unackedBytes += len(p.data)
+		r.batch += len(p.data)
 		if gap || p.flags&(flagAckNow|flagFin) != 0 {
 			r.ackNow = true
 		}

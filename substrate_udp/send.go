@@ -13,6 +13,7 @@ type sender struct {
 
 	pieces []piece // what isn't acknowledged, in order, from index head on
 	head   int
+	found  int    // the one that find returned
 	copies *block // where small pieces, and those at offset Unkept, are copied to
 	filled int
 
@@ -200,15 +201,22 @@ func (l *link) dropUnsent() {
 	l.lost, l.acked = nil, nil
 }
 
-// find returns the index of the piece that holds offset off.
+// find returns the index of the piece that holds offset off. Mostly that is the one asked for before, or the next.
 func (s *sender) find(off uint64) int {
+	for i := max(s.found, s.head); i < min(s.found+2, len(s.pieces)); i++ {
+		if p := &s.pieces[i]; off < p.end && off >= p.start() {
+			s.found = i
+			return i
+		}
+	}
 	i, _ := slices.BinarySearchFunc(s.pieces[s.head:], off, func(p piece, off uint64) int {
 		if p.end <= off {
 			return -1
 		}
 		return 1
 	})
-	return s.head + i
+	s.found = s.head + i
+	return s.found
 }
 
 // gather appends the slices of [off, off+n) to vec. ok is false if a part was released.

@@ -49,6 +49,7 @@ func newSocket(sub *Substrate, tr transport) *socket {
 		dialed: make(map[peerKey]*link), spent: make(map[peerKey]int64),
 	}
 	s.turns.init()
+	s.woken, s.yield = s.giveWay, sys.Yield
 	rand.Read(s.secret[:])
 	return s
 }

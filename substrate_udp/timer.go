@@ -137,7 +137,8 @@ func backOff(d time.Duration, n int) int64 {
 const (
 	maxTimeout     = 500 * time.Millisecond
 	windowProbe    = 10 * time.Millisecond
-	ackRarely      = 32
+	ackRarely      = 256
+	ackRarelyBytes = 2 << 20
 	maxAckDelay    = time.Millisecond
 	timerSlack     = time.Millisecond      // how late the runtime's timers may be
 	localTimeout   = 20 * time.Millisecond // on one host silence mostly means that the peer waits for a processor
@@ -193,7 +194,7 @@ func (l *link) onTimeout(now int64) {
 	}
 	l.collapsed = true
 	l.cc.OnCollapse(time.Duration(now))
-	if !l.sameHost { // there only the processor can be away
+	if !l.sameHost || !l.remote.Addr().IsLoopback() { // there only the processor can be away
 		l.shrinkMTU(now)
 	}
 }

@@ -10,8 +10,9 @@ import (
 
 // A transport carries datagrams for one socket. Besides the kernel's there is one in memory, for tests in virtual time.
 type transport interface {
-	// read waits for datagrams and fills msgs from the front. It returns net.ErrClosed after close; other errors are transient.
-	read(msgs []sys.UDPMessage) (int, error)
+	// read waits for datagrams and fills msgs from the front. It returns net.ErrClosed after close; other errors are transient. If it had
+	// to wait and woken isn't nil, it calls that before it looks again.
+	read(msgs []sys.UDPMessage, woken func()) (int, error)
 	// poll is read without waiting: errNothing if nothing is there.
 	poll(msgs []sys.UDPMessage) (int, error)
 	// kick makes the present and every later read return os.ErrDeadlineExceeded at once if it has to wait; unkick ends that.
@@ -25,6 +26,8 @@ type transport interface {
 	// buffer is the number of bytes that can wait here to be read.
 	buffer() int
 	local() netip.AddrPort
+	// source is what datagrams to addr are sent from; not valid if that isn't known.
+	source(to netip.AddrPort) netip.AddrPort
 	// host is a number that all processes of this host know, and others don't; 0: there is none.
 	host() uint64
 	// reported returns one error that the network reported, and the beginning of the datagram that it is about.

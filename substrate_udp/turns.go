@@ -27,6 +27,10 @@ type turns struct {
 	times int   // how many
 	aimed *link // in whose user's memory the next datagram lands
 	head  [maxHeader]byte
+
+	polite *link  // whose user lets others have the processor when he is woken
+	woken  func() // does that
+	yield  func() // sys.Yield, but in tests
 }
 
 const (
@@ -78,10 +82,14 @@ func (s *socket) take(l *link) bool {
 	w := &l.receiver.wake
 	w.reading = s.tr
 	s.aim(l)
+	s.polite = nil
+	if l.streaming {
+		s.polite = l
+	}
 	l.mu.Unlock()
 	n, err := s.spin(l)
 	if err == errNothing {
-		n, err = s.fetch()
+		n, err = s.fetch(s.woken)
 	}
 	l.mu.Lock()
 	w.reading = nil
@@ -111,7 +119,7 @@ func (s *socket) run() {
 	defer timer.Stop()
 	for {
 		<-s.turn
-		n, err := s.fetch()
+		n, err := s.fetch(nil)
 		if errors.Is(err, net.ErrClosed) {
 			break
 		}
@@ -156,11 +164,11 @@ func (s *socket) takeBack() {
 }
 
 // fetch reads once. Its caller has the turn.
-func (s *socket) fetch() (int, error) {
+func (s *socket) fetch(woken func()) (int, error) {
 	if s.mem == nil {
 		return 0, net.ErrClosed
 	}
-	return s.tr.read(s.space())
+	return s.tr.read(s.space(), woken)
 }
 
 // poll is fetch without waiting.

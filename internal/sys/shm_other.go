@@ -23,6 +23,9 @@ func CloseFD(int) error { return errors.ErrUnsupported }
 // CPU is supported on Linux only.
 func CPU() int { return -1 }
 
+// Yield does nothing but on Linux.
+func Yield() {}
+
 // SendFDs is supported on Linux only.
 func SendFDs(*net.UnixConn, []byte, ...int) error { return errors.ErrUnsupported }
 

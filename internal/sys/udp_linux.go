@@ -270,8 +270,8 @@ func UDPError(fd uintptr, p []byte) (to netip.AddrPort, errno syscall.Errno, n i
 	return addrPort(&name), errno, min(int(got), len(p)), true
 }
 
-// RouteMTU asks the kernel for the MTU of the route to addr, in bytes of a whole IP packet.
-func RouteMTU(addr netip.AddrPort) (int, error) {
+// Route asks the kernel for the route to addr: its MTU in bytes of a whole IP packet, and the address that it sends from.
+func Route(addr netip.AddrPort) (mtu int, source netip.Addr, err error) {
 	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
 	var sa unix.Sockaddr
 	if a := addr.Addr().Unmap(); a.Is4() {
@@ -282,12 +282,22 @@ func RouteMTU(addr netip.AddrPort) (int, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
+		return 0, netip.Addr{}, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, sa); err != nil {
-		return 0, os.NewSyscallError("connect", err)
+		return 0, netip.Addr{}, os.NewSyscallError("connect", err)
 	}
-	n, err := unix.GetsockoptInt(fd, level, opt)
-	return n, os.NewSyscallError("getsockopt MTU", err)
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, netip.Addr{}, os.NewSyscallError("getsockname", err)
+	}
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		source = netip.AddrFrom4(name.Addr)
+	case *unix.SockaddrInet6:
+		source = netip.AddrFrom16(name.Addr)
+	}
+	mtu, err = unix.GetsockoptInt(fd, level, opt)
+	return mtu, source, os.NewSyscallError("getsockopt MTU", err)
 }

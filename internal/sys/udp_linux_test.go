@@ -102,10 +102,11 @@ func TestUDPError(t *testing.T) {
 	require.Equal(t, "hello", string(p[:n]))
 }
 
-func TestRouteMTU(t *testing.T) {
+func TestRoute(t *testing.T) {
 	lo, err := net.InterfaceByName("lo")
 	require.NoError(t, err)
-	n, err := RouteMTU(netip.MustParseAddrPort("127.0.0.1:9"))
+	n, source, err := Route(netip.MustParseAddrPort("127.0.0.1:9"))
 	require.NoError(t, err)
+	require.Equal(t, netip.MustParseAddr("127.0.0.1"), source)
 	require.Equal(t, min(lo.MTU, 65535), n, "an IP packet has no more")
 }

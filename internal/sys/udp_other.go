@@ -48,7 +48,7 @@ func UDPError(uintptr, []byte) (to netip.AddrPort, errno syscall.Errno, n int, o
 	return netip.AddrPort{}, 0, 0, false
 }
 
-// RouteMTU is known on Linux only.
-func RouteMTU(netip.AddrPort) (int, error) {
-	return 0, fmt.Errorf("IP_MTU: %w", errors.ErrUnsupported)
+// Route is known on Linux only.
+func Route(netip.AddrPort) (mtu int, source netip.Addr, err error) {
+	return 0, netip.Addr{}, fmt.Errorf("IP_MTU: %w", errors.ErrUnsupported)
 }
