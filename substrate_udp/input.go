@@ -161,8 +161,9 @@ func (l *link) onReset() {
 }
 
 // afterBatch does what one batch of datagrams asks for: one acknowledgement, whatever the number of packets, and what it allows
-// to be sent. It reports whether a user waited for what came.
-func (l *link) afterBatch(now int64) (waits bool) {
+// to be sent. It reports whether a user waited for what came,
+// and whether that is part of a stream: much, while nothing goes the other way.
+func (l *link) afterBatch(now int64) (waits, streams bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.receiver
@@ -173,7 +174,7 @@ func (l *link) afterBatch(now int64) (waits bool) {
 		waits = true // he keeps up, and sends nothing that needs acknowledgements in time
 	}
 	r.callsThen = r.calls
-	r.streaming = r.batch >= streamAbove && l.end == r.endThen
+	streams = r.batch >= streamAbove && l.end == r.endThen
 	r.batch, r.endThen = 0, l.end
 	if l.acksDue() {
 		r.ackNow = true
@@ -187,7 +188,7 @@ func (l *link) afterBatch(now int64) (waits bool) {
 		l.noteBlocked(now)
 		l.schedule(now)
 	}
-	return waits
+	return waits, streams
 }
 
 // reports takes in errors that the network reported. They can be forged by whoever guesses two ports, so they end only a dial; an open

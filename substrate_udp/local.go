@@ -136,7 +136,7 @@ func (s *socket) spin(l *link) (int, error) {
 	if l.misses > 0 && l.sub.now() < l.spinAt {
 		return 0, errNothing
 	}
-	if peer == cpuNumber() {
+	if peer == s.cpu() {
 		l.skipped = together
 		return 0, errNothing
 	}
@@ -161,16 +161,19 @@ func (s *socket) spin(l *link) (int, error) {
 const (
 	streamAbove = 16 << 10 // bytes in one batch
 	giveFor     = time.Millisecond
-	giveAgain   = 10 * time.Millisecond
+	giveAgain   = time.Millisecond
 )
 
-// giveWay is called when a user who reads the socket has been woken. If he receives a stream from a peer on the same processor the
-// wake-up has taken that from the peer, in the middle of what it had to say. He gives it back once, and they change places when the
+// giveWay is called when who reads the socket has been woken. If a stream comes from a peer on the same processor the wake-up has
+// taken that from the peer, in the middle of what it had to say. It is given back once, and the ends change places when the
 // peer has to wait, as with TCP, whose kernel takes large writes in at a stretch, and not for every datagram. If that takes long
-// others use the processor, too, and he doesn't for a while. By who has the turn.
+// others use the processor, too, and it isn't done for a while. By who has the turn.
 func (s *socket) giveWay() {
-	l := s.polite
-	if l == nil || l.skipped == 0 || l.delays > 0 && l.sub.now() < l.giveAt {
+	l := s.stream
+	if l == nil || l.delays > 0 && l.sub.now() < l.giveAt {
+		return
+	}
+	if peer := byte(l.peerCPU.Load()); peer == 0 || peer != s.cpu() {
 		return
 	}
 	start := time.Now()

@@ -46,7 +46,6 @@ type receiver struct {
 	calls, callsThen uint   // of Recv; and at the last batch
 	batch            int    // bytes that the present one brought
 	endThen          uint64 // of what the user had sent, at the last one
-	streaming        bool   // that one brought much, and nothing was sent since the one before
 
 	lastHead int // the header's length of the last packet with much payload; 0: the last ones had little
 	shorts   int // packets with little since then

@@ -122,11 +122,15 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 			b = b[k:]
 		}
 	}
+	l.streakAt = now
+	if len(l.lost) == 0 && !l.ackNow && l.held(now) {
+		l.schedule(now)
+		return n, nil
+	}
 	l.transmit(now)
 	if l.streak > 0 {
-		now = l.now() // the time that transmit took is not the user's
+		l.streakAt = l.now() // the time that transmit took is not the user's
 	}
-	l.streakAt = now
 	return n, nil
 }
 

@@ -49,7 +49,7 @@ func newSocket(sub *Substrate, tr transport) *socket {
 		dialed: make(map[peerKey]*link), spent: make(map[peerKey]int64),
 	}
 	s.turns.init()
-	s.woken, s.yield = s.giveWay, sys.Yield
+	s.woken, s.yield, s.cpu = s.giveWay, sys.Yield, cpuNumber
 	rand.Read(s.secret[:])
 	return s
 }

@@ -28,9 +28,10 @@ type turns struct {
 	aimed *link // in whose user's memory the next datagram lands
 	head  [maxHeader]byte
 
-	polite *link  // whose user lets others have the processor when he is woken
-	woken  func() // does that
-	yield  func() // sys.Yield, but in tests
+	stream *link  // which brings a stream from a peer, if all of the last batch was for it
+	woken  func() // giveWay
+	yield  func() // sys.Yield; in tests something else
+	cpu    func() byte
 }
 
 const (
@@ -82,14 +83,10 @@ func (s *socket) take(l *link) bool {
 	w := &l.receiver.wake
 	w.reading = s.tr
 	s.aim(l)
-	s.polite = nil
-	if l.streaming {
-		s.polite = l
-	}
 	l.mu.Unlock()
 	n, err := s.spin(l)
 	if err == errNothing {
-		n, err = s.fetch(s.woken)
+		n, err = s.fetch()
 	}
 	l.mu.Lock()
 	w.reading = nil
@@ -119,7 +116,7 @@ func (s *socket) run() {
 	defer timer.Stop()
 	for {
 		<-s.turn
-		n, err := s.fetch(nil)
+		n, err := s.fetch()
 		if errors.Is(err, net.ErrClosed) {
 			break
 		}
@@ -164,11 +161,11 @@ func (s *socket) takeBack() {
 }
 
 // fetch reads once. Its caller has the turn.
-func (s *socket) fetch(woken func()) (int, error) {
+func (s *socket) fetch() (int, error) {
 	if s.mem == nil {
 		return 0, net.ErrClosed
 	}
-	return s.tr.read(s.space(), woken)
+	return s.tr.read(s.space(), s.woken)
 }
 
 // poll is fetch without waiting.
@@ -215,9 +212,13 @@ func (s *socket) dispatch(n int, err error) {
 		}
 	}
 	waits := false
+	s.stream = nil
 	for i, l := range s.touched {
 		l.touched = false
-		waits = l.afterBatch(now)
+		var streams bool
+		if waits, streams = l.afterBatch(now); streams {
+			s.stream = l
+		}
 		if l != s.sole {
 			s.sole, s.times = l, 0
 		}

@@ -29,7 +29,7 @@ const (
 
 	// A link that retransmits from the send buffer joins what it is given by itself. Only very small writes are gathered before that. Nothing
 	// gets further ahead of it than corkAhead: then what it sends is still in the cache.
-	corkRetained = 4 << 10
+	corkRetained = 16 << 10
 )
 
 // Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
