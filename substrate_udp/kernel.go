@@ -174,7 +174,7 @@ func (k *kernel) write(to netip.AddrPort, b *batch) (int, error) {
 	}
 	c := &b.call
 	if c.f == nil {
-		c.f = func(fd uintptr) { c.err = b.writer.Send(fd, c.v6, c.to, c.vec, c.segment) }
+		c.f = func(fd uintptr) { c.err = b.writer.Send(fd, c.v6, c.to, c.vec, c.segment, sys.NotECT) }
 	}
 	c.v6, c.to = k.v6, to
 	defer func() { c.vec = nil }()

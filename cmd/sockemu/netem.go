@@ -100,6 +100,8 @@ func writeNetemStats(out io.Writer, up, down *netem.Stats) error {
 	row("too large", func(s *netem.Stats) uint64 { return s.TooLarge })
 	row("black hole", func(s *netem.Stats) uint64 { return s.Blackholed })
 	row("overflow", func(s *netem.Stats) uint64 { return s.Overflow })
+	row("marked CE", func(s *netem.Stats) uint64 { return s.Marked })
 	row("longest queue, bytes", func(s *netem.Stats) uint64 { return uint64(s.MaxQueue) })
+	row("mean wait in it, µs", func(s *netem.Stats) uint64 { return uint64(s.MeanWait().Microseconds()) })
 	return w.Flush()
 }

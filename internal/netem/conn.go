@@ -40,13 +40,13 @@ type datagram struct {
 func newConn(n *Network, addr netip.AddrPort, link Link, seed uint64) *Conn {
 	c := &Conn{network: n, addr: addr, in: make(chan datagram, receiveBuffer), closed: make(chan struct{})}
 	c.deadline.init()
-	c.up = newLine(link.Up, seed, newGoAlarm(), func(b []byte, to netip.AddrPort) { n.route(b, c, to) })
+	c.up = newLine(link.Up, seed, newGoAlarm(), func(b []byte, ecn ECN, to netip.AddrPort) { n.route(b, ecn, c, to) })
 	c.down = newLine(link.Down, seed+1, newGoAlarm(), c.receive)
 	return c
 }
 
 // receive is given what has come down the link.
-func (c *Conn) receive(b []byte, from netip.AddrPort) {
+func (c *Conn) receive(b []byte, _ ECN, from netip.AddrPort) {
 	select {
 	case c.in <- datagram{slices.Clone(b), from}:
 	default:
@@ -85,7 +85,7 @@ func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if len(b) > maxDatagram {
 		return 0, c.opError("write", net.UDPAddrFromAddrPort(to), fmt.Errorf("%d bytes: message too long", len(b)))
 	}
-	c.up.send(b, to)
+	c.up.send(b, NotECT, to) // a net.PacketConn has no codepoints
 	return len(b), nil
 }
 

@@ -1,6 +1,7 @@
 package netem
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -16,6 +17,7 @@ type Impairment struct {
 
 	Rate  int64 // bits per second; 0: no limit
 	Queue int   // bytes that may wait for the rate, with the packet being sent; 0: DefaultQueue. More are dropped (tail drop)
+	Mark  int   // packets of ends that know of ECN are marked CE where so many bytes wait, and themselves; 0: none are
 
 	Loss      float64 // fraction of packets lost, 0 to 1
 	Burst     float64 // mean number of packets lost in a row, at least 1; 0 or 1: losses know nothing of each other
@@ -28,6 +30,9 @@ type Impairment struct {
 	Unordered bool          // a packet with less delay overtakes one with more; else it waits for it
 	Reorder   float64       // fraction of packets held back by Gap, so that those behind overtake them
 	Gap       time.Duration // 0: DefaultGap
+
+	Bleach bool // codepoints of ECN are cleared
+	Mangle bool // every packet says CE
 }
 
 // A Shape is the distribution of jitter. A delay is never below 0 whatever the shape.
@@ -93,6 +98,12 @@ func (im *Impairment) Validate() error {
 		return fmt.Errorf("queue=%d: want 1 to %d bytes", im.Queue, maxSize)
 	case im.Queue > 0 && im.Rate == 0:
 		return fmt.Errorf("queue=%d needs a rate: nothing waits for an unlimited one", im.Queue)
+	case im.Mark < 0 || im.Mark > maxSize:
+		return fmt.Errorf("ecn=%d: want 1 to %d bytes", im.Mark, maxSize)
+	case im.Mark > 0 && im.Rate == 0:
+		return fmt.Errorf("ecn=%d needs a rate: nothing waits for an unlimited one", im.Mark)
+	case im.Bleach && im.Mangle:
+		return errors.New("bleach and mangle: a codepoint can't be cleared and set")
 	case im.MTU < 0 || im.MTU > maxSize:
 		return fmt.Errorf("mtu=%d: want 1 to %d bytes", im.MTU, maxSize)
 	case im.Shape > Pareto:

@@ -17,7 +17,7 @@ const maxSpare = 512
 // A line carries packets through a Pipe in time: send takes them, out gets them when they arrive, each with whom it is for. out
 // is called by one goroutine, in the order of arrival, and must not keep the bytes. It may call other lines' send.
 type line[T any] struct {
-	out   func(b []byte, to T)
+	out   func(b []byte, ecn ECN, to T)
 	alarm alarm
 	ended chan struct{}
 
@@ -31,14 +31,14 @@ type line[T any] struct {
 	spare    [][]byte
 }
 
-func newLine[T any](im Impairment, seed uint64, a alarm, out func([]byte, T)) *line[T] {
+func newLine[T any](im Impairment, seed uint64, a alarm, out func([]byte, ECN, T)) *line[T] {
 	l := &line[T]{out: out, alarm: a, ended: make(chan struct{}), pipe: NewPipe(im, seed)}
 	go l.run()
 	return l
 }
 
 // send puts a copy of b on the way.
-func (l *line[T]) send(b []byte, to T) {
+func (l *line[T]) send(b []byte, ecn ECN, to T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -49,8 +49,8 @@ func (l *line[T]) send(b []byte, to T) {
 		l.overflow++
 		return
 	}
-	for _, d := range l.pipe.Admit(now, len(b)) {
-		p := parcel[T]{at: d.At, seq: l.seq, b: append(l.buffer(), b...), to: to}
+	for _, d := range l.pipe.AdmitECN(now, len(b), ecn) {
+		p := parcel[T]{at: d.At, seq: l.seq, b: append(l.buffer(), b...), ecn: d.ECN, to: to}
 		if d.Flip >= 0 {
 			p.b[d.Flip/8] ^= 1 << (d.Flip % 8)
 		}
@@ -80,7 +80,7 @@ func (l *line[T]) run() {
 	for l.alarm.wait() {
 		for batch = l.arrived(batch); len(batch) > 0; batch = l.arrived(batch) {
 			for i := range batch {
-				l.out(batch[i].b, batch[i].to)
+				l.out(batch[i].b, batch[i].ecn, batch[i].to)
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func TestLineIsOnTime(t *testing.T) {
 		begin := time.Now()
 		var got []arrival
 		im := MustParse("rate=50mbit,delay=3ms,jitter=2ms,unordered,dup=3%,loss=3%,reorder=5%")
-		l := newLine(im, 5, newGoAlarm(), func(b []byte, _ struct{}) {
+		l := newLine(im, 5, newGoAlarm(), func(b []byte, _ ECN, _ struct{}) {
 			got = append(got, arrival{binary.BigEndian.Uint64(b), len(b), time.Since(begin)})
 		})
 		model, want := NewPipe(im, 5), []arrival{}
@@ -62,7 +62,7 @@ func TestLineIsOnTime(t *testing.T) {
 			for _, d := range model.Admit(time.Now(), len(b)) {
 				want = append(want, arrival{i, len(b), d.At.Sub(begin)})
 			}
-			l.send(b, struct{}{})
+			l.send(b, NotECT, struct{}{})
 			time.Sleep(time.Duration(rand.IntN(700)) * time.Microsecond)
 		}
 		time.Sleep(time.Minute)
@@ -70,7 +70,7 @@ func TestLineIsOnTime(t *testing.T) {
 		slices.SortStableFunc(want, func(a, b arrival) int { return int(a.after - b.after) })
 		require.Equal(t, want, got)
 		require.Zero(t, l.held)
-		l.send([]byte("too late"), struct{}{})
+		l.send([]byte("too late"), NotECT, struct{}{})
 		require.EqualValues(t, n, l.stats().Admitted)
 	})
 }
@@ -82,14 +82,14 @@ func BenchmarkLateness(b *testing.B) {
 			const delay = 1700 * time.Microsecond
 			sent, late := time.Time{}, []time.Duration{}
 			next := make(chan struct{})
-			l := newLine(Impairment{Delay: delay}, 1, newAlarm(), func([]byte, struct{}) {
+			l := newLine(Impairment{Delay: delay}, 1, newAlarm(), func([]byte, ECN, struct{}) {
 				late = append(late, time.Since(sent)-delay)
 				next <- struct{}{}
 			})
 			defer l.close()
 			for b.Loop() {
 				sent = time.Now()
-				l.send(nil, struct{}{})
+				l.send(nil, NotECT, struct{}{})
 				<-next
 			}
 			slices.Sort(late)

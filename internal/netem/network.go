@@ -92,7 +92,7 @@ func (n *Network) Close() error {
 }
 
 // route takes a datagram that has come up from's link.
-func (n *Network) route(b []byte, from *Conn, to netip.AddrPort) {
+func (n *Network) route(b []byte, ecn ECN, from *Conn, to netip.AddrPort) {
 	n.mu.Lock()
 	source, target := from.addr, n.conns[to]
 	if target == nil {
@@ -100,7 +100,7 @@ func (n *Network) route(b []byte, from *Conn, to netip.AddrPort) {
 	}
 	n.mu.Unlock()
 	if target != nil {
-		target.down.send(b, source)
+		target.down.send(b, ecn, source)
 	}
 }
 

@@ -7,6 +7,7 @@ type parcel[T any] struct {
 	at  time.Time
 	seq uint64
 	b   []byte
+	ecn ECN
 	to  T
 }
 

@@ -140,13 +140,16 @@ func (h *Host) pump(l *line[struct{}]) {
 		if err != nil {
 			return
 		}
-		l.send(b[:n], struct{}{})
+		l.send(b[:n], ecnOf(b[:n]), struct{}{})
 	}
 }
 
 // put hands a packet to the host. The kernel refuses what isn't IP any more after a flipped bit: that packet is lost, as it would be
 // at a router.
-func (h *Host) put(b []byte, _ struct{}) { _, _ = h.tun.Write(b) }
+func (h *Host) put(b []byte, ecn ECN, _ struct{}) {
+	setECN(b, ecn)
+	_, _ = h.tun.Write(b)
+}
 
 func (h *Host) close() {
 	h.tun.Close()

@@ -85,6 +85,35 @@ func TestPathCarriesTCP(t *testing.T) {
 	}
 }
 
+// TestPathMarksTCP: the kernel's TCP asks for ECN, is marked where the queue is longer than said, and loses nothing.
+func TestPathMarksTCP(t *testing.T) {
+	p := newPath(t, PathConfig{Up: MustParse("rate=50mbit,delay=4ms,queue=1m,ecn=40k"), Down: MustParse("delay=4ms")})
+	for _, h := range []*Host{p.A, p.B} {
+		require.NoError(t, h.In(func() error {
+			return errors.Join(
+				os.WriteFile("/proc/sys/net/ipv4/tcp_ecn", []byte("1"), 0),
+				os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0), // BBR doesn't listen
+			)
+		}))
+	}
+	a, b := tcpPair(t, p)
+	const size = 4 << 20
+	sent := make(chan error, 1)
+	go func() {
+		_, err := a.Write(make([]byte, size))
+		sent <- errors.Join(err, a.(*net.TCPConn).CloseWrite())
+	}()
+	n, err := io.Copy(io.Discard, b)
+	require.NoError(t, err)
+	require.NoError(t, <-sent)
+	require.EqualValues(t, size, n)
+	up, _ := p.Stats()
+	t.Logf("%d of %d packets marked, %v in the queue on average, %d bytes at most", up.Marked, up.Admitted, up.MeanWait(), up.MaxQueue)
+	require.NotZero(t, up.Marked)
+	require.Less(t, up.Marked, up.Admitted/2)
+	require.Zero(t, up.Dropped())
+}
+
 // TestPathRunsPrograms: a program is started in the host's network, not in ours.
 func TestPathRunsPrograms(t *testing.T) {
 	p := newPath(t, PathConfig{Up: MustParse("delay=5ms"), Down: MustParse("delay=5ms"), MTU: 1280})

@@ -35,6 +35,7 @@ type waiting struct {
 // A Delivery is one arrival of a packet.
 type Delivery struct {
 	At   time.Time
+	ECN  ECN // with what codepoint
 	Flip int // the bit to flip, counted from the first byte's lowest; negative: none
 }
 
@@ -53,7 +54,18 @@ type Stats struct {
 	Blackholed uint64 // dropped by Blackhole
 	Overflow   uint64 // dropped since too much was on the way for this process to hold; never by a Pipe itself
 
-	MaxQueue int // bytes: the longest queue there was
+	MaxQueue int           // bytes: the longest queue there was
+	Waited   time.Duration // by all packets together, from their coming until the rate had sent them
+	Marked   uint64        // packets that came without CE and were delivered with it
+}
+
+// MeanWait is how long a packet that the queue took was in it on average, with the time to send it.
+func (s *Stats) MeanWait() time.Duration {
+	taken := s.Admitted - s.QueueFull - s.TooLarge - s.Blackholed - s.Overflow
+	if taken == 0 {
+		return 0
+	}
+	return s.Waited / time.Duration(taken)
 }
 
 // Dropped is the number of packets dropped, whatever the cause.
@@ -82,9 +94,12 @@ func (p *Pipe) Set(im Impairment) {
 // Stats returns what has been counted so far.
 func (p *Pipe) Stats() Stats { return p.stats }
 
-// Admit takes a packet of size bytes at the time now, which never goes back from one call to the next, and returns when it
+// Admit is AdmitECN for a packet whose sender doesn't know of ECN.
+func (p *Pipe) Admit(now time.Time, size int) []Delivery { return p.AdmitECN(now, size, NotECT) }
+
+// AdmitECN takes a packet of size bytes at the time now, which never goes back from one call to the next, and returns when it
 // arrives: never, once, or twice. The result is good until the next call.
-func (p *Pipe) Admit(now time.Time, size int) []Delivery {
+func (p *Pipe) AdmitECN(now time.Time, size int, ecn ECN) []Delivery {
 	p.stats.Admitted++
 	p.stats.Bytes += uint64(size)
 	t := p.dice.throw(&p.im, &p.bad)
@@ -97,15 +112,21 @@ func (p *Pipe) Admit(now time.Time, size int) []Delivery {
 		return nil
 	}
 	sent, ok := p.enqueue(now, size)
-	switch {
-	case !ok:
+	if !ok {
 		p.stats.QueueFull++
 		return nil
-	case t.lost:
+	}
+	p.stats.Waited += sent.Sub(now)
+	if t.lost {
 		p.stats.Lost++
 		return nil
 	}
-	p.delivery[0] = Delivery{At: p.arrival(sent, &t), Flip: -1}
+	was := ecn
+	ecn = p.im.passed(ecn, p.im.Mark > 0 && p.backlog > p.im.Mark)
+	if ecn == CE && was != CE {
+		p.stats.Marked++
+	}
+	p.delivery[0] = Delivery{At: p.arrival(sent, &t), ECN: ecn, Flip: -1}
 	p.stats.Delivered++
 	if t.corrupt && size > 0 {
 		p.delivery[0].Flip = int(t.where * float64(size*8))
@@ -114,7 +135,7 @@ func (p *Pipe) Admit(now time.Time, size int) []Delivery {
 	if !t.duplicate {
 		return p.delivery[:1]
 	}
-	p.delivery[1] = Delivery{At: p.delivery[0].At, Flip: -1}
+	p.delivery[1] = Delivery{At: p.delivery[0].At, ECN: ecn, Flip: -1}
 	p.stats.Delivered++
 	p.stats.Duplicated++
 	return p.delivery[:2]

@@ -27,6 +27,7 @@ var keys = []key{
 		get:  func(im *Impairment) string { return formatRate(im.Rate) },
 	},
 	size("queue", func(im *Impairment) *int { return &im.Queue }),
+	size("ecn", func(im *Impairment) *int { return &im.Mark }),
 	fraction("loss", func(im *Impairment) *float64 { return &im.Loss }),
 	{
 		name: "burst",
@@ -50,6 +51,8 @@ var keys = []key{
 	flag("unordered", func(im *Impairment) *bool { return &im.Unordered }),
 	fraction("reorder", func(im *Impairment) *float64 { return &im.Reorder }),
 	duration("gap", func(im *Impairment) *time.Duration { return &im.Gap }),
+	flag("bleach", func(im *Impairment) *bool { return &im.Bleach }),
+	flag("mangle", func(im *Impairment) *bool { return &im.Mangle }),
 }
 
 // none is the spec of the zero Impairment, beside the empty one.
@@ -65,6 +68,8 @@ const none = "none"
 //	burst=8          packets                                 gap=3ms       as delay
 //	dup=5%           as loss                                 unordered     jitter may reorder
 //	corrupt=0.1%     as loss                                 blackhole     everything vanishes
+//	ecn=30k          as queue: marked beyond                 bleach        no codepoint of ECN gets through
+//	mangle           every packet says CE
 func Parse(spec string) (Impairment, error) {
 	var im Impairment
 	if spec == "" || spec == none {

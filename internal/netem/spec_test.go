@@ -25,6 +25,9 @@ func TestParse(t *testing.T) {
 		"rate=2500bit":           {Rate: 2500},
 		"loss=1":                 {Loss: 1},
 		"rate=1gbit,queue=1m":    {Rate: 1e9, Queue: 1 << 20},
+		"rate=1gbit,ecn=60k":     {Rate: 1e9, Mark: 60 << 10},
+		"bleach":                 {Bleach: true},
+		"mangle":                 {Mangle: true},
 		"loss=100%,burst=3":      {Loss: 1, Burst: 3},
 		"delay=300us,jitter=1ms": {Delay: 300 * time.Microsecond, Jitter: time.Millisecond},
 	} {
@@ -62,6 +65,9 @@ func TestParseErrors(t *testing.T) {
 		"loss=1%,burst=0.5":      "mean length of 1",
 		"loss=90%,burst=2":       "such bursts lose at most 0.6667",
 		"gap=1ms":                "needs reorder",
+		"ecn=30k":                "needs a rate",
+		"rate=1mbit,ecn=2000m":   "too large",
+		"bleach,mangle":          "cleared and set",
 		"mtu=-3":                 "want a number of bytes",
 	} {
 		_, err := Parse(spec)
@@ -91,12 +97,19 @@ func anyImpairment(t *rapid.T) Impairment {
 	if rapid.Bool().Draw(t, "limited") {
 		im.Rate = rapid.Int64Range(minRate, maxRate).Draw(t, "rate")
 		im.Queue = rapid.IntRange(0, maxSize).Draw(t, "queue")
+		im.Mark = rapid.IntRange(0, maxSize).Draw(t, "ecn")
 	}
 	if im.Loss > 0 {
 		im.Burst = rapid.Float64Range(1, maxBurst).Draw(t, "burst")
 	}
 	if im.Reorder > 0 {
 		im.Gap = delay("gap")
+	}
+	switch rapid.IntRange(0, 9).Draw(t, "codepoints") {
+	case 0:
+		im.Bleach = true
+	case 1:
+		im.Mangle = true
 	}
 	if im.Validate() != nil { // bursts too short for so much loss
 		im.Burst = 0
@@ -119,6 +132,8 @@ func TestSpecRoundTrip(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("rate=200mbit,delay=25ms,jitter=2ms,loss=1%,burst=8,dup=5%,reorder=2%,corrupt=0.1%,mtu=1400,queue=256k")
+	f.Add("rate=1mbit,ecn=30k,bleach")
+	f.Add("mangle")
 	f.Add("blackhole,unordered,shape=pareto,gap=1ns,reorder=1e-5")
 	f.Fuzz(func(t *testing.T, spec string) {
 		im, err := Parse(spec)

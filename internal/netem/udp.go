@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sockemu/sockemu/internal/sys"
 )
 
 // UDPConfig says what a Forwarder does.
@@ -41,7 +43,8 @@ type Forwarder struct {
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	listener *net.UDPConn
-	target   *net.UDPAddr
+	to       *net.UDPAddr
+	target   netip.Addr // of it
 	up       *line[*client]
 	down     *line[netip.AddrPort]
 	wg       sync.WaitGroup
@@ -73,7 +76,7 @@ func ForwardUDP(ctx context.Context, cfg UDPConfig) (*Forwarder, error) {
 	if err := (&Link{cfg.Up, cfg.Down}).validate(); err != nil {
 		return nil, fmt.Errorf("udp forwarder: %w", err)
 	}
-	target, err := resolve(ctx, cfg.To)
+	to, err := resolve(ctx, cfg.To)
 	if err != nil {
 		return nil, fmt.Errorf("udp forwarder: target: %w", err)
 	}
@@ -81,8 +84,8 @@ func ForwardUDP(ctx context.Context, cfg UDPConfig) (*Forwarder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("udp forwarder: %w", err)
 	}
-	f := &Forwarder{cfg: cfg, listener: pc.(*net.UDPConn), target: target, clients: make(map[netip.AddrPort]*client)}
-	enlarge(f.listener)
+	f := &Forwarder{cfg: cfg, listener: pc.(*net.UDPConn), to: to, target: to.AddrPort().Addr(), clients: make(map[netip.AddrPort]*client)}
+	prepare(f.listener)
 	f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	f.up = newLine(cfg.Up, cfg.Seed, bestAlarm(), f.sendUp)
 	f.down = newLine(cfg.Down, cfg.Seed+1, bestAlarm(), f.sendDown)
@@ -100,10 +103,38 @@ func resolve(ctx context.Context, address string) (*net.UDPAddr, error) {
 	return c.RemoteAddr().(*net.UDPAddr), nil
 }
 
-// enlarge lets a burst wait in the kernel while this process is busy. Systems that refuse keep what they have.
-func enlarge(c *net.UDPConn) {
+// prepare lets a burst wait in the kernel while this process is busy, and makes the socket tell codepoints of ECN. Systems that refuse
+// keep what they have.
+func prepare(c *net.UDPConn) {
 	_ = c.SetReadBuffer(socketBuffer)
 	_ = c.SetWriteBuffer(socketBuffer)
+	raw, err := c.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = sys.ReceiveUDPECN(fd, c.LocalAddr().(*net.UDPAddr).IP.To4() == nil)
+		})
+	}
+}
+
+// controlSize is room for the control messages of one datagram.
+const controlSize = 128
+
+// marks are control messages for each codepoint, of IPv4 and of IPv6.
+var marks = [2][4][]byte{
+	{NotECT: nil, ECT1: mark("0.0.0.0", ECT1), ECT0: mark("0.0.0.0", ECT0), CE: mark("0.0.0.0", CE)},
+	{NotECT: nil, ECT1: mark("::", ECT1), ECT0: mark("::", ECT0), CE: mark("::", CE)},
+}
+
+func mark(to string, ecn ECN) []byte {
+	return sys.AppendUDPECN(nil, netip.MustParseAddr(to), byte(ecn))
+}
+
+// markFor is the control message for a datagram to an address.
+func markFor(to netip.Addr, ecn ECN) []byte {
+	if to.Is6() && !to.Is4In6() {
+		return marks[1][ecn&3]
+	}
+	return marks[0][ecn&3]
 }
 
 // Addr is where clients send to.
@@ -165,9 +196,9 @@ func (f *Forwarder) Close() error {
 
 // readClients puts on the way what clients send.
 func (f *Forwarder) readClients() {
-	b := make([]byte, maxDatagram+1)
+	b, ctl := make([]byte, maxDatagram+1), make([]byte, controlSize)
 	for {
-		n, from, err := f.listener.ReadFromUDPAddrPort(b)
+		n, k, _, from, err := f.listener.ReadMsgUDPAddrPort(b, ctl)
 		if f.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -175,7 +206,7 @@ func (f *Forwarder) readClients() {
 			continue // an ICMP error for a client that is gone, on systems that tell: one for a datagram sent
 		}
 		if c := f.clientOf(from); c != nil {
-			f.up.send(b[:n], c)
+			f.up.send(b[:n], ECN(sys.UDPECN(ctl[:k])), c)
 		}
 	}
 }
@@ -206,11 +237,11 @@ func (f *Forwarder) bind(c *client) error {
 	if f.closed {
 		return net.ErrClosed
 	}
-	conn, err := net.DialUDP("udp", nil, f.target)
+	conn, err := net.DialUDP("udp", nil, f.to)
 	if err != nil {
 		return err
 	}
-	enlarge(conn)
+	prepare(conn)
 	if old := c.conn.Swap(conn); old != nil {
 		old.Close()
 	}
@@ -220,25 +251,27 @@ func (f *Forwarder) bind(c *client) error {
 
 // readTarget puts on the way back what the target sends to one port.
 func (f *Forwarder) readTarget(c *client, conn *net.UDPConn) {
-	b := make([]byte, maxDatagram+1)
+	b, ctl := make([]byte, maxDatagram+1), make([]byte, controlSize)
 	for {
-		n, err := conn.Read(b)
+		n, k, _, _, err := conn.ReadMsgUDPAddrPort(b, ctl)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err == nil { // else an ICMP error: one for a datagram sent; the client learns nothing, as behind a bad firewall
 			c.touch()
-			f.down.send(b[:n], c.addr)
+			f.down.send(b[:n], ECN(sys.UDPECN(ctl[:k])), c.addr)
 		}
 	}
 }
 
-func (f *Forwarder) sendUp(b []byte, c *client) {
-	_, _ = c.conn.Load().Write(b) // what can't be sent is lost, as datagrams may be
+// What can't be sent is lost, as datagrams may be.
+
+func (f *Forwarder) sendUp(b []byte, ecn ECN, c *client) {
+	_, _, _ = c.conn.Load().WriteMsgUDPAddrPort(b, markFor(f.target, ecn), netip.AddrPort{})
 }
 
-func (f *Forwarder) sendDown(b []byte, to netip.AddrPort) {
-	_, _ = f.listener.WriteToUDPAddrPort(b, to)
+func (f *Forwarder) sendDown(b []byte, ecn ECN, to netip.AddrPort) {
+	_, _, _ = f.listener.WriteMsgUDPAddrPort(b, markFor(to.Addr(), ecn), to)
 }
 
 // keepHouse forgets idle clients and rebinds the others.

@@ -12,6 +12,7 @@ type UDPMessage struct {
 	N          int // how many bytes are filled
 	Segment    int // the size of one datagram; N if there is only one
 	From       netip.AddrPort
+	ECN        byte // the codepoint of all of them, if ReceiveUDPECN was asked for
 	// Truncated: the datagram was longer than the space for it.
 	Truncated bool
 }

@@ -14,7 +14,7 @@ import (
 const (
 	sizeofInet4 = uint32(unsafe.Sizeof(unix.RawSockaddrInet4{}))
 	sizeofInet6 = uint32(unsafe.Sizeof(unix.RawSockaddrInet6{}))
-	udpControl  = 64 // bytes of control messages per datagram: one is expected, UDP_GRO's of 24
+	udpControl  = 64 // bytes of control messages per datagram: two are expected, UDP_GRO's and the traffic class, of 24 each
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -89,30 +89,11 @@ func (r *UDPReader) Recv(fd uintptr, msgs []UDPMessage) (int, error) {
 		h := &r.hdrs[i]
 		m := &msgs[i]
 		m.N = min(int(h.n), len(m.Head)+len(m.Body)+len(m.Buf))
-		m.Segment = segmentOf(r.ctl[i][:min(int(h.hdr.Controllen), udpControl)], m.N)
+		m.Segment, m.ECN = parseUDPControl(r.ctl[i][:min(int(h.hdr.Controllen), udpControl)], m.N)
 		m.From = addrPort(&r.names[i])
 		m.Truncated = h.hdr.Flags&unix.MSG_TRUNC != 0
 	}
 	return n, nil
-}
-
-// segmentOf finds the size that UDP_GRO reports, or n.
-func segmentOf(ctl []byte, n int) int {
-	const head = unix.SizeofCmsghdr
-	for len(ctl) >= head {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
-		size := int(h.Len)
-		if size < head || size > len(ctl) {
-			break
-		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && size >= head+2 {
-			if s := int(binary.NativeEndian.Uint16(ctl[head:])); s > 0 {
-				return s
-			}
-		}
-		ctl = ctl[min(len(ctl), unix.CmsgSpace(size-head)):]
-	}
-	return n
 }
 
 func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
@@ -141,7 +122,7 @@ func swap16(p uint16) uint16 {
 type UDPWriter struct {
 	iovs []unix.Iovec
 	name unix.RawSockaddrInet6
-	ctl  [unix.SizeofCmsghdr + 8]byte
+	ctl  [2 * (unix.SizeofCmsghdr + 8)]byte // UDP_SEGMENT, and the traffic class
 	hdr  unix.Msghdr
 }
 
@@ -149,8 +130,8 @@ type UDPWriter struct {
 const MaxVec = 1024
 
 // Send sends the bytes of vec to addr without blocking; v6 says that fd is an IPv6 socket. If segment is not 0 the kernel cuts them
-// into datagrams of that size (UDP_SEGMENT), else they are one. Its errors are bare numbers.
-func (w *UDPWriter) Send(fd uintptr, v6 bool, addr netip.AddrPort, vec [][]byte, segment int) error {
+// into datagrams of that size (UDP_SEGMENT), else they are one. All carry the codepoint ecn. Its errors are bare numbers.
+func (w *UDPWriter) Send(fd uintptr, v6 bool, addr netip.AddrPort, vec [][]byte, segment int, ecn byte) error {
 	w.iovs = w.iovs[:0]
 	for _, b := range vec {
 		if len(b) > 0 {
@@ -165,13 +146,21 @@ func (w *UDPWriter) Send(fd uintptr, v6 bool, addr netip.AddrPort, vec [][]byte,
 	h := &w.hdr
 	*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&w.name)), Namelen: w.setName(v6, addr), Iov: &w.iovs[0]}
 	h.SetIovlen(len(w.iovs))
+	control := 0
 	if segment > 0 {
 		c := (*unix.Cmsghdr)(unsafe.Pointer(&w.ctl[0]))
 		c.Level, c.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 		c.SetLen(unix.CmsgLen(2))
 		binary.NativeEndian.PutUint16(w.ctl[unix.SizeofCmsghdr:], uint16(segment))
+		control = unix.CmsgSpace(2)
+	}
+	if ecn != NotECT {
+		putECN(w.ctl[control:], v6 && addr.Addr().Is6() && !addr.Addr().Is4In6(), ecn)
+		control += unix.CmsgSpace(4)
+	}
+	if control > 0 {
 		h.Control = &w.ctl[0]
-		h.SetControllen(unix.CmsgSpace(2))
+		h.SetControllen(control)
 	}
 	var err error
 	for {

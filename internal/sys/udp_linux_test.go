@@ -41,9 +41,9 @@ func TestUDP(t *testing.T) {
 	require.Equal(t, unix.EAGAIN, err)
 	var w UDPWriter
 	want := []byte("one|two|3")
-	require.NoError(t, w.Send(a, false, to, [][]byte{want[:5], nil, want[5:]}, 0))
+	require.NoError(t, w.Send(a, false, to, [][]byte{want[:5], nil, want[5:]}, 0, 0))
 	if cuts {
-		require.NoError(t, w.Send(a, false, to, [][]byte{want}, 4))
+		require.NoError(t, w.Send(a, false, to, [][]byte{want}, 4, 0))
 		want = append(want, want...)
 	}
 	var got []byte
@@ -62,8 +62,8 @@ func TestUDP(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	require.Equal(t, want, got)
 
-	require.Equal(t, unix.EINVAL, w.Send(a, false, to, nil, 0))
-	require.Equal(t, unix.EBADF, w.Send(^uintptr(0), false, to, [][]byte{{1}}, 0))
+	require.Equal(t, unix.EINVAL, w.Send(a, false, to, nil, 0, 0))
+	require.Equal(t, unix.EBADF, w.Send(^uintptr(0), false, to, [][]byte{{1}}, 0, 0))
 	_, err = r.Recv(^uintptr(0), msgs)
 	require.Equal(t, unix.EBADF, err)
 }
@@ -74,7 +74,7 @@ func TestUDPTruncated(t *testing.T) {
 	r, err := NewUDPReader(1)
 	require.NoError(t, err)
 	var w UDPWriter
-	require.NoError(t, w.Send(a, false, to, [][]byte{make([]byte, 100)}, 0))
+	require.NoError(t, w.Send(a, false, to, [][]byte{make([]byte, 100)}, 0, 0))
 	msgs := []UDPMessage{{Buf: make([]byte, 10)}}
 	require.Eventually(t, func() bool { _, err = r.Recv(b, msgs); return err == nil }, 10*time.Second, time.Millisecond)
 	require.True(t, msgs[0].Truncated)
@@ -92,7 +92,7 @@ func TestUDPError(t *testing.T) {
 	p := make([]byte, 8)
 	_, _, _, ok := UDPError(a, p)
 	require.False(t, ok)
-	require.NoError(t, w.Send(a, false, to, [][]byte{[]byte("hello")}, 0))
+	require.NoError(t, w.Send(a, false, to, [][]byte{[]byte("hello")}, 0, 0))
 	var at netip.AddrPort
 	var errno error
 	n := 0

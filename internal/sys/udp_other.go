@@ -29,7 +29,7 @@ type UDPWriter struct{}
 const MaxVec = 1024
 
 // Send is known on Linux only.
-func (*UDPWriter) Send(uintptr, bool, netip.AddrPort, [][]byte, int) error {
+func (*UDPWriter) Send(uintptr, bool, netip.AddrPort, [][]byte, int, byte) error {
 	return fmt.Errorf("sendmsg with many slices: %w", errors.ErrUnsupported)
 }
 
