@@ -21,6 +21,7 @@ type sentPacket struct {
 	size  uint32 // bytes of the datagram
 	flags byte
 	state uint8
+	mark  uint8 // the validation in which it was sent with ECT(0), see ecn; 0: it wasn't
 }
 
 // A ring holds packets by number: base is the lowest of them.
@@ -74,6 +75,7 @@ func (l *link) onAck(a *ack, now int64) {
 	}
 	var (
 		acked, largestNew = 0, int64(-1)
+		marked            int // newly acknowledged packets that were sent with ECT(0)
 		delivered         int
 		sentAt            int64
 		wasLimited        = l.limited || l.inflight >= l.cc.Window()
@@ -93,6 +95,9 @@ func (l *link) onAck(a *ack, now int64) {
 			}
 			sentAt = max(sentAt, p.at)
 			l.largest = max(l.largest, n)
+			if p.mark != 0 && p.mark == l.ecn.round {
+				marked++
+			}
 			if p.state == inFlight {
 				l.inflight -= int(p.size)
 				acked += int(p.size)
@@ -108,6 +113,7 @@ func (l *link) onAck(a *ack, now int64) {
 	if largestNew >= 0 {
 		l.rtt.add(time.Duration(now-largestNew), a.delay, now)
 	}
+	l.onMarks(a, marked, sentAt, now)
 	if acked > 0 {
 		l.timeouts, l.collapsed = 0, false
 		l.progress = now
@@ -225,6 +231,7 @@ func (l *link) detectLoss(now int64) {
 func (l *link) lose(p *sentPacket) bool {
 	p.state = lost
 	l.inflight -= int(p.size)
+	l.lostMarked(p)
 	l.lostCount++
 	l.sub.count.lost.Add(1)
 	l.again(p)
@@ -266,7 +273,12 @@ func (l *link) appendAck(h []byte, now int64) []byte {
 		r.advertised = limit
 	}
 	room := min(l.mtu.size/2, ackLen+maxRanges*rangeLen)
-	return putAck(h, r.got, r.next, uint32(window), time.Duration(now-r.receivedAt), room)
+	at := len(h)
+	h = putAck(h, r.got, r.next, uint32(window), time.Duration(now-r.receivedAt), room)
+	if l.ecn.reportsMarks() {
+		h = putMarks(h, at, l.ecn.seen)
+	}
+	return h
 }
 
 // measure keeps the rate at which bytes were acknowledged while the sender had enough to say.

@@ -16,6 +16,8 @@ type Controller interface {
 	OnAck(now, sentAt time.Duration, bytes int, rtt, minRTT time.Duration, limited bool)
 	// OnLoss tells of packets lost, the latest of them sent at sentAt.
 	OnLoss(now, sentAt time.Duration, bytes int)
+	// OnMark tells of packets that arrived, the latest of them sent at sentAt, with a router's mark that it is congested (ECN).
+	OnMark(now, sentAt time.Duration, packets int)
 	// OnSpurious tells that all the packets of the last OnLoss, and of those that followed within a round trip, had arrived after all.
 	OnSpurious(now time.Duration)
 	// OnCollapse tells that nothing got through for several probe timeouts.
@@ -63,6 +65,7 @@ type cubic struct {
 	est      float64       // W_est: what Reno would have
 	before   *cubic        // what was before the last OnLoss, but for before itself
 	recovery time.Duration // packets sent before it say nothing new about congestion
+	marked   float64       // the window before the mark that began it; 0: a loss did
 
 	// To tell what a loss means.
 	minRTT       time.Duration // the shortest ever
@@ -196,6 +199,7 @@ func (c *cubic) beta() float64 {
 func (c *cubic) OnLoss(now, sentAt time.Duration, bytes int) {
 	c.lost += float64(bytes)
 	if sentAt < c.recovery {
+		c.lossAfterMark()
 		return // one event per round trip
 	}
 	beta := c.beta()
@@ -208,7 +212,12 @@ func (c *cubic) OnLoss(now, sentAt time.Duration, bytes int) {
 	before := c.before
 	*before = *c
 	before.before = nil
-	c.recovery = now
+	c.reduce(now, beta)
+}
+
+// reduce answers congestion: beta is left of the window (RFC 9438, sections 4.6 and 4.7).
+func (c *cubic) reduce(now time.Duration, beta float64) {
+	c.recovery, c.marked = now, 0
 	c.epoch = 0
 	if c.window < c.wMax {
 		c.wMax = c.window * (1 + beta) / 2 // fast convergence: leave room to newcomers

@@ -55,6 +55,13 @@ func TestCubicBounds(t *testing.T) {
 				require.GreaterOrEqual(t, c.window, min(before, before*cubicBeta-1))
 			case 1:
 				c.OnCollapse(now)
+			case 3:
+				c.OnMark(now, now-rtt, 1)
+				require.GreaterOrEqual(t, c.window, min(before, before*cubicBeta-1))
+				once := c.window
+				c.OnMark(now, now-rtt, 1)
+				require.Equal(t, once, c.window)
+				require.LessOrEqual(t, once, max(before, minimumPackets*testSegment))
 			case 2:
 				c.OnAck(now, now-rtt, testSegment, rtt, rtt, false)
 				require.Equal(t, before, c.window)

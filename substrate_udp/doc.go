@@ -22,9 +22,11 @@
 //
 // Datagrams that are too short, of another version or with a wrong checksum are dropped and counted. The kinds:
 //
-//	1 INIT    id 0; from the dialer: its id u64, window u32, host token u32, cookie 40 bytes or 0; zeros up to 1200 bytes
+//	1 INIT    id 0; from the dialer: its id u64, window u32, host token u32, cookie 40 bytes or 0,
+//	          capabilities u32; zeros up to 1200 bytes
 //	2 RETRY   the dialer's id; cookie 40 bytes: a time u64 and HMAC-SHA-256(secret, time, address, port, id)
-//	3 ACCEPT  the dialer's id; the listener's id u64, window u32, host token u32 or 0
+//	3 ACCEPT  the dialer's id; the listener's id u64, window u32, host token u32 or 0; capabilities u32, but only
+//	          if the INIT had some
 //	4 REFUSE  the dialer's id: nobody accepts links here
 //	5 PACKET  the receiver's id; everything else
 //	6 GONE    an id for which a PACKET came, but which is not known here
@@ -32,6 +34,9 @@
 // A dialer sends INIT, gets RETRY, sends INIT with the cookie, gets ACCEPT. Until the cookie has shown that the address is true the
 // listener keeps nothing, and answers with less than it was sent. A cookie is good for 10 s and for one link. The INIT is repeated after
 // 50 ms, 100 ms, ... up to 1 s; ACCEPT is repeated for each of them. Windows are the number of bytes that the other may send.
+//
+// Capabilities: bit 0 says that this end sees and sends codepoints of ECN, and knows their counts in ACKs. Bits that are not known mean
+// nothing. Both ends have a capability or neither uses it; an end that knows of none sends 0 and gets none, so older ones work on.
 //
 // A host token is made of the kernel's boot id and the address and port that its sender uses (0: not known). If an INIT comes from those that
 // its token was made for, the ends are processes of one host, perhaps in two network namespaces, and nothing repeats their datagrams; then
@@ -43,7 +48,8 @@
 // A PACKET goes on with a number u64, different for each PACKET of one direction, and then the blocks that its flags name, in this order:
 //
 //	0x04 ACK        largest number received u64; next byte of the stream wanted u64; window behind that u32; delay since
-//	                largest came, in 8 us, u16; n u16 <= 64; numbers received in a row before largest u32;
+//	                largest came, in 8 us, u16; n u16 <= 64, with 0x8000 if counts follow; numbers received in a row before
+//	                largest u32; counts: packets received with ECT(0), ECT(1), CE, u32 each, modulo 2^32;
 //	                n times: numbers missing below u32 > 0, and received below those u32 > 0
 //	0x10 CHALLENGE  token u64: who receives it sends it back to where it came from
 //	0x20 RESPONSE   token u64
@@ -54,8 +60,9 @@
 //	0x80 PAD        the rest is padding: a probe whether this length arrives. Not with DATA or FIN
 //
 // Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two (256, or 2 MiB, between
-// processes of one host whose round trip is below 1 ms), or one out of order, or one with ACKNOW or FIN; else within 1 ms, unless a packet
-// takes the ACK along. ACKs wait for no window and no pacing. What is lost is sent again in packets with new numbers; the receiver drops numbers that it has seen, and bytes that it has.
+// processes of one host whose round trip is below 1 ms), or one out of order, or one with ACKNOW or FIN, or that came with CE; else within 1 ms, unless a packet
+// takes the ACK along. ACKs wait for no window and no pacing. What is lost is sent again in packets with new numbers; the receiver drops
+// numbers that it has seen, and bytes that it has.
 //
 // # Behaviour and constants
 //
@@ -71,6 +78,12 @@
 //   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Where the round trip is 5 ms or more, and no longer than
 //     ever (by 2 ms or an eighth), losses up to 3 % of all bytes are ignored, and up to 15 % take 5 % of the window. Pacing at 1.25 windows per round trip (2 in slow
 //     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.
+//   - ECN (RFC 3168; RFC 9000, section 13.4), not between processes of one host: packets with DATA, FIN, ACKNOW or PAD are sent with ECT(0).
+//     A link, and each path that it moves to, begins with about 10, and goes on when the counts of an ACK show that they came through; two probe
+//     timeouts in a row make it look again. It stops, until the next path, where counts miss what is acknowledged (cleared on the way), have ECT(1) or,
+//     for 8 round trips and 32 packets, nothing but CE (changed on the way), exceed what was sent or run backwards (a peer that lies), or
+//     where all packets with ECT(0) are lost. CE takes 15 % of the window (RFC 8511), 30 % in slow start, once per round trip. On paths of 5 ms
+//     or more where ECN isn't off, bursts are 2 ms or 10 packets instead of 60 KiB: they would be marked.
 //   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up. A closed window is probed.
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
@@ -78,7 +91,7 @@
 //   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while packets are in flight, for at most 200 us.
 //   - Close sends what is left and FIN, from a copy, for 2 s at most.
 //
-// Limits: no ECN; a listener on all addresses of a host with several answers from the one that the route chooses; no protection against somebody who reads the path and wants to break links (the session's own encryption guards what is
+// Limits: ECN on Linux only; a listener on all addresses of a host with several answers from the one that the route chooses; no protection against somebody who reads the path and wants to break links (the session's own encryption guards what is
 // carried). Off Linux one system call moves one datagram.
 //
 // The simulator: go test ./substrate_udp -run TestSimulator -udp.seeds=5000

@@ -13,7 +13,9 @@ func (l *link) transmit(now int64) {
 	l.paceAt = 0
 	for more := true; more; {
 		b := newBatch()
+		l.beginBatch()
 		more = l.fill(b, now)
+		b.ecn = l.endBatch(len(b.packets))
 		if len(b.packets) == 0 {
 			b.free()
 			break
@@ -178,6 +180,10 @@ func (l *link) noteSent(p sentPacket, now int64) {
 			l.progress = now
 		}
 		p.state = inFlight
+		if l.ecn.marking {
+			p.mark = l.ecn.round
+			l.ecn.batch++
+		}
 		l.inflight += int(p.size)
 		l.lastEliciting = now
 		l.tokens -= float64(p.size)
@@ -249,7 +255,7 @@ func (l *link) paced(now int64) bool {
 	if l.cc.SlowStart() {
 		rate *= 1.6
 	}
-	burst := max(rate*time.Millisecond.Seconds(), float64(max(holdBytes, l.mtu.size)))
+	burst := l.burst(rate)
 	l.tokens = min(l.tokens+rate*time.Duration(now-l.toksAt).Seconds(), burst)
 	l.toksAt = now
 	if l.tokens > 0 {

@@ -114,8 +114,10 @@ func (l *link) sendInit(now int64) {
 	if l.dial.cookie != nil {
 		b = append(b, l.dial.cookie...)
 	}
+	b = b[:initLen]
+	binary.LittleEndian.PutUint32(b[initBody:], l.sock.capabilities())
 	l.sentInit = now
-	l.sock.sendOne(l.remote, b[:initLen])
+	l.sock.sendOne(l.remote, b)
 }
 
 // onInit answers a dial. Without a good cookie it costs no memory and the answer is shorter than the question.
@@ -128,6 +130,7 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 	window := binary.LittleEndian.Uint32(b[headerLen+8:])
 	host := binary.LittleEndian.Uint32(b[headerLen+12:])
 	cookie := b[headerLen+16 : initBody]
+	caps := binary.LittleEndian.Uint32(b[initBody:])
 	ln := s.listening()
 	if ln == nil {
 		s.sendOne(from, putHeader(make([]byte, 0, headerLen), kindRefuse, 0, id))
@@ -155,6 +158,7 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 		l.limit = uint64(window)
 		l.rtt.add(time.Duration(now-made), 0, now)
 		l.sameHost = s.isHere(host, from)
+		l.agree(caps)
 	}
 	own := uint32(0)
 	if l.sameHost {
@@ -170,10 +174,13 @@ func (s *socket) onInit(b []byte, from netip.AddrPort, now int64) {
 		s.forgive(key) // the dialer may come again
 		return
 	}
-	r := putHeader(make([]byte, 0, acceptLen), kindAccept, 0, id)
+	r := putHeader(make([]byte, 0, acceptLen+capsLen), kindAccept, 0, id)
 	r = binary.LittleEndian.AppendUint64(r, peer)
 	r = binary.LittleEndian.AppendUint32(r, uint32(advertised))
 	r = binary.LittleEndian.AppendUint32(r, own)
+	if caps != 0 { // who tells none knows of none
+		r = binary.LittleEndian.AppendUint32(r, s.capabilities())
+	}
 	s.sendOne(from, r)
 }
 
@@ -225,11 +232,16 @@ func (s *socket) onAnswer(k kind, id uint64, b []byte, from netip.AddrPort, now 
 		if first {
 			l.dial.again <- struct{}{}
 		}
-	case k == kindAccept && len(b) == acceptLen:
+	case k == kindAccept && (len(b) == acceptLen || len(b) == acceptLen+capsLen):
 		l.peer = binary.LittleEndian.Uint64(b[headerLen:])
 		l.limit = uint64(binary.LittleEndian.Uint32(b[headerLen+8:]))
 		l.sameHost = from == l.remote && l.sock.isHere(binary.LittleEndian.Uint32(b[headerLen+12:]), from)
 		l.bare = l.sameHost
+		caps := uint32(0)
+		if len(b) > acceptLen {
+			caps = binary.LittleEndian.Uint32(b[acceptLen:])
+		}
+		l.agree(caps)
 		l.rtt.add(time.Duration(now-l.sentInit), 0, now)
 		l.state = open
 		s.name(l)

@@ -40,14 +40,16 @@ const (
 	initBody  = headerLen + 16 + cookieLen
 	retryLen  = headerLen + cookieLen
 	acceptLen = headerLen + 16
+	capsLen   = 4             // what an end can do, in an INIT behind initBody, and behind an ACCEPT
 	packetLen = headerLen + 8 // a packet without any block
 	dataLen   = 8             // the block before the payload
 	ackLen    = 28            // an ACK block without further ranges
+	rangesAt  = 22            // where it has their number
 	rangeLen  = 8
 	maxRanges = 64 // further ranges in one ACK block
 
 	// maxHeader is the longest header of a packet with payload.
-	maxHeader = packetLen + ackLen + maxRanges*rangeLen + 16 + dataLen
+	maxHeader = packetLen + ackLen + marksLen + maxRanges*rangeLen + 16 + dataLen
 )
 
 var (
@@ -124,6 +126,7 @@ type packet struct {
 	data      []byte
 	cpu       byte
 	bare      bool // the checksum doesn't cover data
+	ecn       byte // the codepoint that it came with
 	head      int  // the length of all before data
 }
 
@@ -138,6 +141,7 @@ type ack struct {
 	delay   time.Duration
 	first   uint32 // packets received in a row before largest
 	more    []byte // further ranges, undecoded
+	marks   marks  // packets received by codepoint of ECN; all 0 if it doesn't say
 }
 
 // ackUnit is the unit of the delay in an ACK block.
@@ -209,8 +213,14 @@ func parseAck(b []byte, a *ack) (rest []byte, err error) {
 		delay:   time.Duration(binary.LittleEndian.Uint16(b[20:])) * ackUnit,
 		first:   binary.LittleEndian.Uint32(b[24:]),
 	}
-	n := int(binary.LittleEndian.Uint16(b[22:]))
+	n := int(binary.LittleEndian.Uint16(b[rangesAt:]))
 	b = b[ackLen:]
+	if n&rangesMarked != 0 {
+		n &^= rangesMarked
+		if b, err = parseMarks(b, &a.marks); err != nil {
+			return nil, err
+		}
+	}
 	if n > maxRanges || len(b) < n*rangeLen {
 		return nil, errFormat
 	}

@@ -60,14 +60,22 @@ func TestAckRanges(t *testing.T) {
 		if len(s) == 0 {
 			return
 		}
+		var counts marks
+		if rapid.Bool().Draw(t, "marks") {
+			counts = marks{0, rapid.Uint32().Draw(t, "ECT(1)"), rapid.Uint32().Draw(t, "ECT(0)"), rapid.Uint32().Draw(t, "CE")}
+		}
 		room := rapid.IntRange(ackLen, ackLen+70*rangeLen).Draw(t, "room")
 		b := putAck(nil, s, 7, 9, time.Second, room)
 		require.LessOrEqual(t, len(b), room)
+		full := len(b)+rangeLen > room
+		if counts != (marks{}) {
+			b = putMarks(append(make([]byte, 3), b...), 3, counts)[3:]
+		}
 		var a ack
 		rest, err := parseAck(append(b, 1, 2), &a)
 		require.NoError(t, err)
 		require.Equal(t, []byte{1, 2}, rest)
-		require.Equal(t, ack{largest: s[len(s)-1].hi - 1, next: 7, window: 9, delay: 0xffff * ackUnit, first: a.first, more: a.more}, a)
+		require.Equal(t, ack{largest: s[len(s)-1].hi - 1, next: 7, window: 9, delay: 0xffff * ackUnit, first: a.first, more: a.more, marks: counts}, a)
 		var got spans
 		a.each(func(lo, hi uint64) bool {
 			got = append(got, span{lo, hi})
@@ -75,7 +83,7 @@ func TestAckRanges(t *testing.T) {
 		})
 		slices.Reverse(got)
 		require.Equal(t, s[len(s)-len(got):], got)
-		require.True(t, len(got) == len(s) || len(got) == maxRanges+1 || len(b)+rangeLen > room)
+		require.True(t, len(got) == len(s) || len(got) == maxRanges+1 || full)
 	})
 }
 
@@ -100,6 +108,7 @@ func FuzzParsePacket(f *testing.F) {
 	h := binary.LittleEndian.AppendUint64(putHeader(nil, kindPacket, flagAck|flagData, 1), 5)
 	h = putAck(h, spans{{1, 4}, {6, 7}, {9, 20}}, 100, 200, time.Millisecond, 500)
 	f.Add(append(binary.LittleEndian.AppendUint64(h, 3), "hello"...))
+	f.Add(putMarks(putAck(h[:packetLen:packetLen], spans{{1, 4}, {6, 7}}, 100, 200, 0, 500), packetLen, marks{2: 7, 3: 1<<32 - 1}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		unseal(b)
 		var p packet

@@ -369,6 +369,7 @@ func FuzzDatagrams(f *testing.F) {
 		sock.holds += 2
 		l := sock.newLink(netip.AddrPortFrom(memHost, 9))
 		l.state, l.peer = open, 2
+		l.agree(capECN)
 		sock.add(l)
 		_, err = l.Send(0, [][]byte{make([]byte, 5000)})
 		require.NoError(t, err)
@@ -382,7 +383,7 @@ func FuzzDatagrams(f *testing.F) {
 			}
 			mem := newBlock()
 			k := copy(mem.buf[:], sealed(d))
-			sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: k, Segment: k, From: netip.AddrPortFrom(memHost, 9)}, mem, s.now())
+			sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: k, Segment: k, ECN: d[10], From: netip.AddrPortFrom(memHost, 9)}, mem, s.now())
 			mem.drop()
 			for _, x := range sock.touched {
 				x.touched = false

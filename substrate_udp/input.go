@@ -24,7 +24,7 @@ func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 	var l *link
 	for b := m.Buf[:m.N]; len(b) > 0; n++ {
 		k := min(len(b), m.Segment)
-		l = s.datagram(l, b[:k], m.From, mem, m.N, now)
+		l = s.datagram(l, b[:k], m.From, m.ECN, mem, m.N, now)
 		b = b[k:]
 	}
 	c.packetsReceived.Add(n)
@@ -34,7 +34,7 @@ func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 }
 
 // datagram takes in one datagram. held is nil or the link of the one before, locked; so is what it returns.
-func (s *socket) datagram(held *link, b []byte, from netip.AddrPort, mem *block, used int, now int64) *link {
+func (s *socket) datagram(held *link, b []byte, from netip.AddrPort, ecn byte, mem *block, used int, now int64) *link {
 	c := &s.sub.count
 	k, id, err := unseal(b)
 	switch err {
@@ -71,6 +71,7 @@ func (s *socket) datagram(held *link, b []byte, from netip.AddrPort, mem *block,
 			c.malformed.Add(1)
 			return held
 		}
+		p.ecn = ecn
 		held.touch()
 		held.onPacket(&p, from, mem, used, now)
 	case kindInit:
@@ -112,6 +113,7 @@ func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, no
 	}
 	newest := len(l.got) == 0 || p.num >= l.got[len(l.got)-1].hi
 	l.receiver.note(p, now)
+	l.receiver.countMark(p, &l.ecn.seen)
 	if from != l.remote && newest && p.flags&flagResponse == 0 {
 		l.newAddress(from, now)
 	}
@@ -126,6 +128,7 @@ func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, no
 	}
 	if p.flags&flagChallenge != 0 {
 		l.sameHost, l.bare = false, false // the peer sees another address of ours, so it takes no payload without a checksum
+		l.newPathECN()
 		l.sendProof(from, flagResponse, p.challenge, now)
 	}
 	if p.flags&flagResponse != 0 {

@@ -32,6 +32,7 @@ type kernel struct {
 	addr   netip.AddrPort
 	rcvbuf int
 	cuts   bool // UDP_SEGMENT works
+	marks  bool // and codepoints of ECN
 
 	reader  *sys.UDPReader // nil: one at a time
 	onRead  func(fd uintptr) bool
@@ -70,6 +71,7 @@ func listenKernel(ctx context.Context, network, addr string) (transport, error) 
 	k.addr = netip.AddrPortFrom(k.addr.Addr().Unmap(), k.addr.Port())
 	k.raw.Control(func(fd uintptr) {
 		_, k.cuts, err = sys.SetUDPOptions(fd, k.v6, true)
+		k.marks = sys.ReceiveUDPECN(fd, k.v6) == nil
 		k.rcvbuf, _ = sys.ForceSocketBuffers(fd, socketBuffer)
 	})
 	if k.rcvbuf == 0 {
@@ -110,6 +112,8 @@ func (k *kernel) source(to netip.AddrPort) netip.AddrPort {
 	}
 	return netip.AddrPortFrom(a, k.addr.Port())
 }
+
+func (k *kernel) ecn() bool { return k.marks && k.reader != nil }
 
 func (k *kernel) host() uint64 { return bootID() }
 
@@ -165,6 +169,7 @@ type kernelCall struct {
 	to      netip.AddrPort
 	vec     [][]byte
 	segment int
+	ecn     byte
 	err     error
 }
 
@@ -174,9 +179,9 @@ func (k *kernel) write(to netip.AddrPort, b *batch) (int, error) {
 	}
 	c := &b.call
 	if c.f == nil {
-		c.f = func(fd uintptr) { c.err = b.writer.Send(fd, c.v6, c.to, c.vec, c.segment, sys.NotECT) }
+		c.f = func(fd uintptr) { c.err = b.writer.Send(fd, c.v6, c.to, c.vec, c.segment, c.ecn) }
 	}
-	c.v6, c.to = k.v6, to
+	c.v6, c.to, c.ecn = k.v6, to, b.ecn
 	defer func() { c.vec = nil }()
 	split := k.cuts && len(b.packets) > 1 && !k.noSplit(to)
 	for i := 0; i < len(b.packets); {

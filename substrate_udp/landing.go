@@ -74,10 +74,12 @@ func (l *link) land(m *sys.UDPMessage, mem *block, now int64) bool {
 		return false
 	}
 	l.touch()
+	p.ecn = m.ECN
 	l.trusts(&p, m.From)
 	r.note(&p, now)
 	r.unackedBytes += n
 	r.batch += n
+	r.countMark(&p, &l.ecn.seen)
 	if p.flags&flagAck != 0 {
 		if l.onAck(&p.ack, now); l.state == gone {
 			return true

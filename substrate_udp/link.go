@@ -43,6 +43,7 @@ type link struct {
 	receiver
 	rtt  rtt
 	path path
+	ecn  ecn
 	local
 	timer timer
 

@@ -73,27 +73,37 @@ func flows(t *testing.T, spec string, d, skip time.Duration, kinds ...string) []
 	}
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Close()) }()
-	got := make([]atomic.Int64, len(kinds))
-	var work sync.WaitGroup
-	var stops []func()
-	for i, kind := range kinds {
-		var send func([]byte) error
-		var recv func([]byte) (int, error)
-		var stop func()
+	var all []flow
+	for _, kind := range kinds {
 		if kind == "tcp" {
-			send, recv, stop = tcpFlow(t, p)
+			all = append(all, tcpFlow(t, p))
 		} else {
-			send, recv, stop = udpFlow(t, p)
+			all = append(all, udpFlow(t, p, Options{}))
 		}
-		stops = append(stops, stop)
+	}
+	return run(all, d, skip)
+}
+
+// A flow sends from A to B.
+type flow struct {
+	send func([]byte) error
+	recv func([]byte) (int, error)
+	stop func()
+}
+
+// run sends as much as it can with all flows, stops them after d, and returns how many Mb/s arrived after the first part of it, skip.
+func run(flows []flow, d, skip time.Duration) []float64 {
+	got := make([]atomic.Int64, len(flows))
+	var work sync.WaitGroup
+	for i, f := range flows {
 		work.Go(func() {
-			for b := make([]byte, 64<<10); send(b) == nil; {
+			for b := make([]byte, 64<<10); f.send(b) == nil; {
 			}
 		})
 		work.Go(func() {
 			b := make([]byte, 256<<10)
 			for {
-				n, err := recv(b)
+				n, err := f.recv(b)
 				got[i].Add(int64(n))
 				if err != nil {
 					return
@@ -102,23 +112,23 @@ func flows(t *testing.T, spec string, d, skip time.Duration, kinds ...string) []
 		})
 	}
 	<-time.After(skip)
-	before := make([]int64, len(kinds))
+	before := make([]int64, len(flows))
 	for i := range got {
 		before[i] = got[i].Load()
 	}
 	<-time.After(d - skip)
-	rates := make([]float64, len(kinds))
+	rates := make([]float64, len(flows))
 	for i := range got {
 		rates[i] = float64(got[i].Load()-before[i]) * 8 / 1e6 / (d - skip).Seconds()
 	}
-	for _, stop := range stops {
-		stop()
+	for _, f := range flows {
+		f.stop()
 	}
 	work.Wait()
 	return rates
 }
 
-func tcpFlow(t *testing.T, p *netem.Path) (send func([]byte) error, recv func([]byte) (int, error), stop func()) {
+func tcpFlow(t *testing.T, p *netem.Path) flow {
 	var ln net.Listener
 	var a, b net.Conn
 	pin := func(_, _ string, c syscall.RawConn) error {
@@ -135,11 +145,11 @@ func tcpFlow(t *testing.T, p *netem.Path) (send func([]byte) error, recv func([]
 	}))
 	b, err := ln.Accept()
 	require.NoError(t, err)
-	return func(p []byte) error { _, err := a.Write(p); return err }, b.Read, func() { a.Close(); b.Close() }
+	return flow{func(p []byte) error { _, err := a.Write(p); return err }, b.Read, func() { a.Close(); b.Close() }}
 }
 
-func udpFlow(t *testing.T, p *netem.Path) (send func([]byte) error, recv func([]byte) (int, error), stop func()) {
-	x, y := New(Options{}), New(Options{})
+func udpFlow(t *testing.T, p *netem.Path, o Options) flow {
+	x, y := New(o), New(o)
 	var ln substrate.Listener
 	var a, b substrate.Link
 	require.NoError(t, p.B.In(func() (err error) {
@@ -153,10 +163,10 @@ func udpFlow(t *testing.T, p *netem.Path) (send func([]byte) error, recv func([]
 	b, err := ln.Accept()
 	require.NoError(t, err)
 	vec := make([][]byte, 1)
-	send = func(p []byte) error {
+	send := func(p []byte) error {
 		vec[0] = p
 		_, err := a.Send(substrate.Unkept, vec)
 		return err
 	}
-	return send, b.Recv, func() { x.Close(); y.Close() }
+	return flow{send, b.Recv, func() { x.Close(); y.Close() }}
 }

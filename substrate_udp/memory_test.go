@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/netem"
 	"github.com/sockemu/sockemu/internal/sys"
 )
 
@@ -21,7 +22,12 @@ type trouble struct {
 	loss, double, corrupt, swap float64
 	delay, jitter               time.Duration
 	mtu                         int // longer datagrams vanish; 0: none do
+
+	codepoint func(netem.ECN) netem.ECN // what becomes of one on the way, or vanishes; nil: nothing
 }
+
+// vanishes is what trouble.codepoint says of a packet that doesn't arrive.
+const vanishes = netem.ECN(0xff)
 
 // A memory is a network of transports in memory, for bubbles of testing/synctest and without.
 type memory struct {
@@ -31,9 +37,10 @@ type memory struct {
 	ports   map[netip.AddrPort]*port
 	next    uint16
 	flying  sync.WaitGroup
-	watch   func(b []byte) // sees every datagram
-	host    uint64         // 0: each port is on a host of its own
-	dark    bool           // nothing arrives any more
+	watch   func(b []byte)                 // sees every datagram
+	pipes   map[netip.AddrPort]*netem.Pipe // bottlenecks in front of ports: what is sent there meets no trouble but theirs
+	host    uint64                         // 0: each port is on a host of its own
+	dark    bool                           // nothing arrives any more
 	// translate gives the source that the receiver sees; nil: the true one.
 	translate map[netip.AddrPort]netip.AddrPort
 }
@@ -64,6 +71,7 @@ type port struct {
 type memDatagram struct {
 	b    []byte
 	from netip.AddrPort
+	ecn  netem.ECN
 }
 
 type memError struct {
@@ -104,7 +112,7 @@ func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
 		m.N = copy(m.Head, d.b)
 		m.N += copy(m.Body, d.b[m.N:])
 		m.N += copy(m.Buf, d.b[m.N:])
-		m.Segment, m.From, m.Truncated = m.N, d.from, m.N < len(d.b)
+		m.Segment, m.From, m.Truncated, m.ECN = m.N, d.from, m.N < len(d.b), byte(d.ecn)
 		return 1, nil
 	case <-p.kicked:
 		return 0, os.ErrDeadlineExceeded
@@ -126,12 +134,14 @@ func (p *port) unkick() {
 
 func (p *port) write(to netip.AddrPort, b *batch) (int, error) {
 	for i, o := range b.packets {
-		p.send(to, slices.Concat(b.vec[b.start(i):o.end]...))
+		p.sendECN(to, slices.Concat(b.vec[b.start(i):o.end]...), netem.ECN(b.ecn))
 	}
 	return len(b.packets), nil
 }
 
-func (p *port) send(to netip.AddrPort, b []byte) {
+func (p *port) send(to netip.AddrPort, b []byte) { p.sendECN(to, b, netem.NotECT) }
+
+func (p *port) sendECN(to netip.AddrPort, b []byte, ecn netem.ECN) {
 	m := p.net
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -150,6 +160,12 @@ func (p *port) send(to netip.AddrPort, b []byte) {
 		} else if real == to {
 			return // the old address leads nowhere
 		}
+	}
+	if bottleneck := m.pipes[to]; bottleneck != nil {
+		for _, d := range bottleneck.AdmitECN(time.Now(), len(b), ecn) {
+			m.later(time.Until(d.At), memParcel{p, from, to, slices.Clone(b), d.ECN})
+		}
+		return
 	}
 	if m.dark || m.rng.Float64() < tr.loss || tr.mtu > 0 && len(b) > tr.mtu {
 		return
@@ -170,32 +186,51 @@ func (p *port) send(to netip.AddrPort, b []byte) {
 		if m.rng.Float64() < tr.swap {
 			after += time.Millisecond
 		}
-		if after == 0 {
-			m.arrive(p, from, to, c)
-			continue
+		arrives := ecn
+		if tr.codepoint != nil {
+			if arrives = tr.codepoint(ecn); arrives == vanishes {
+				continue
+			}
 		}
-		m.flying.Add(1)
-		time.AfterFunc(after, func() {
-			defer m.flying.Done()
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.arrive(p, from, to, c)
-		})
+		m.later(after, memParcel{p, from, to, c, arrives})
 	}
 }
 
-func (m *memory) arrive(p *port, from, to netip.AddrPort, b []byte) {
-	d := m.ports[to]
+// A memParcel is a datagram on its way.
+type memParcel struct {
+	by       *port
+	from, to netip.AddrPort
+	b        []byte
+	ecn      netem.ECN
+}
+
+// later lets it arrive after some time. Under mu.
+func (m *memory) later(after time.Duration, p memParcel) {
+	if after <= 0 {
+		m.arrive(p)
+		return
+	}
+	m.flying.Add(1)
+	time.AfterFunc(after, func() {
+		defer m.flying.Done()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.arrive(p)
+	})
+}
+
+func (m *memory) arrive(p memParcel) {
+	d := m.ports[p.to]
 	if d == nil {
-		if to.Addr() == memHost && to.Port() < translated {
-			p.errors = append(p.errors, memError{b, syscall.ECONNREFUSED})
-			d, b = p, nil // wake the sender's reader
+		if p.to.Addr() == memHost && p.to.Port() < translated {
+			p.by.errors = append(p.by.errors, memError{p.b, syscall.ECONNREFUSED})
+			d, p.b = p.by, nil // wake the sender's reader
 		} else {
 			return
 		}
 	}
 	select {
-	case d.in <- memDatagram{b, from}:
+	case d.in <- memDatagram{p.b, p.from, p.ecn}:
 	default: // the buffer is full
 	}
 }
@@ -203,6 +238,8 @@ func (m *memory) arrive(p *port, from, to netip.AddrPort, b []byte) {
 func (p *port) size(netip.AddrPort) (int, int) { return 1200, 1472 }
 
 func (p *port) buffer() int { return 2 << 20 }
+
+func (p *port) ecn() bool { return true }
 
 func (p *port) host() uint64 { return p.net.host }
 

@@ -73,5 +73,6 @@ func (l *link) proved(token uint64, from netip.AddrPort, now int64) {
 	l.cc = l.sub.opts.Controller(l.mtu.size)
 	l.timeouts, l.progress = 0, now
 	l.probes = 1
+	l.newPathECN()
 	l.sub.count.migrations.Add(1)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sockemu/sockemu/internal/netem"
 	"github.com/sockemu/sockemu/substrate"
 )
 
@@ -41,6 +42,7 @@ func simulate(t *testing.T, seed uint64) {
 	if rng.IntN(4) == 0 {
 		tr.mtu = 1200 + rng.IntN(300)
 	}
+	honest := codepoints(&tr, rand.New(rand.NewPCG(seed, 3)))
 	m := newMemory(t, seed, tr)
 	s := newTest(t, Options{open: m.open, PathDown: time.Minute, Window: minWindow << rng.IntN(6)})
 	ctx := t.Context()
@@ -78,6 +80,9 @@ func simulate(t *testing.T, seed uint64) {
 			m.mu.Lock()
 			m.dark, m.trouble.loss = false, 0
 			m.mu.Unlock()
+			if c := s.Stats(); honest {
+				require.Zero(t, c.ECNBleached+c.ECNMangled+c.ECNFalse, "%+v", c)
+			}
 			require.NoError(t, a.Close())
 			_, err := b.Recv(make([]byte, 1))
 			require.ErrorIs(t, err, io.EOF)
@@ -101,6 +106,39 @@ func simulate(t *testing.T, seed uint64) {
 		}
 		m.mu.Unlock()
 	}
+}
+
+// codepoints adds to tr what the network does to codepoints of ECN, and reports whether that is what it should: nothing, but for marks.
+func codepoints(tr *trouble, rng *rand.Rand) (honest bool) {
+	often := rng.Float64() * rng.Float64()
+	becomes := func(to netem.ECN) { // only packets that know of it, each now and then
+		tr.codepoint = func(e netem.ECN) netem.ECN {
+			if e != netem.NotECT && rng.Float64() < often {
+				return to
+			}
+			return e
+		}
+	}
+	switch rng.IntN(8) {
+	case 0:
+		tr.codepoint = func(netem.ECN) netem.ECN { return netem.NotECT }
+		return false
+	case 1:
+		tr.codepoint = func(netem.ECN) netem.ECN { return netem.CE }
+		return false
+	case 2:
+		becomes(netem.ECT1)
+		return false
+	case 3:
+		becomes(netem.NotECT)
+		return false
+	case 4:
+		becomes(vanishes)
+	case 5, 6:
+		often /= 10 // round trips of nothing but marks would look like a fault
+		becomes(netem.CE)
+	}
+	return true
 }
 
 func simStream(seed uint64, i, n int) []byte {

@@ -12,6 +12,15 @@ type Stats struct {
 	Retries                      uint64 // cookies sent to dialers
 	Migrations                   uint64 // links that moved to another address of the peer
 
+	// ECN, by links and the paths that they took; not between processes of one host.
+	ECNPaths uint64 // found to let codepoints through
+	ECNMarks uint64 // packets that arrived with the mark of a congested router, as peers report
+	// Paths on which it was given up, by reason.
+	ECNBleached uint64 // codepoints were cleared
+	ECNMangled  uint64 // codepoints were changed, or everything was marked
+	ECNLost     uint64 // packets with codepoints got lost
+	ECNFalse    uint64 // a peer reported more than was sent, or less than before
+
 	// Datagrams that were dropped, by reason.
 	Truncated  uint64 // too short or too long
 	Version    uint64 // of another version, or no protocol of ours
@@ -31,7 +40,11 @@ type counters struct {
 	lost, spurious, timeouts, retries, migrations          atomic.Uint64
 	truncated, version, corrupt, malformed, unknown        atomic.Uint64
 	duplicate, badCookie, overloaded, overrun, sendErrors  atomic.Uint64
+	ecnPaths, ecnMarks                                     counter
+	ecnBleached, ecnMangled, ecnLost, ecnFalse             counter
 }
+
+type counter = atomic.Uint64
 
 // Stats returns the counters of the moment.
 func (s *Substrate) Stats() Stats {
@@ -42,6 +55,8 @@ func (s *Substrate) Stats() Stats {
 		Lost: c.lost.Load(), Spurious: c.spurious.Load(), Timeouts: c.timeouts.Load(), Retries: c.retries.Load(),
 		Migrations: c.migrations.Load(), Truncated: c.truncated.Load(), Version: c.version.Load(), Corrupt: c.corrupt.Load(),
 		Malformed: c.malformed.Load(), Unknown: c.unknown.Load(), Duplicate: c.duplicate.Load(), BadCookie: c.badCookie.Load(),
+		ECNPaths: c.ecnPaths.Load(), ECNMarks: c.ecnMarks.Load(), ECNBleached: c.ecnBleached.Load(), ECNMangled: c.ecnMangled.Load(),
+		ECNLost: c.ecnLost.Load(), ECNFalse: c.ecnFalse.Load(),
 		Overloaded: c.overloaded.Load(), Overrun: c.overrun.Load(), SendErrors: c.sendErrors.Load(),
 	}
 }

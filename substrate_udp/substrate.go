@@ -30,6 +30,9 @@ type Options struct {
 	Backlog int
 	// Controller makes the congestion control of a link whose full packets have segment bytes. nil means NewCubic.
 	Controller func(segment int) Controller
+	// NoECN leaves explicit congestion notification (RFC 3168) unused. Without it links use it where the system, the peer and the path
+	// let them.
+	NoECN bool
 
 	// open takes the place of the kernel's sockets, in tests.
 	open func(ctx context.Context, network, address string) (transport, error)

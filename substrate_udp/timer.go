@@ -186,6 +186,9 @@ func (l *link) onTimeout(now int64) {
 	l.timeouts++
 	l.sub.count.timeouts.Add(1)
 	l.probes = 2
+	if l.timeouts == ecnDoubt && l.ecn.state == ecnCapable {
+		l.validateECN()
+	}
 	if l.timeouts >= doubt {
 		l.bare = false // for all we know the peer wants none such
 	}

@@ -28,6 +28,8 @@ type transport interface {
 	local() netip.AddrPort
 	// source is what datagrams to addr are sent from; not valid if that isn't known.
 	source(to netip.AddrPort) netip.AddrPort
+	// ecn reports whether codepoints of ECN are sent, and told of what is received.
+	ecn() bool
 	// host is a number that all processes of this host know, and others don't; 0: there is none.
 	host() uint64
 	// reported returns one error that the network reported, and the beginning of the datagram that it is about.
@@ -55,6 +57,7 @@ type batch struct {
 	vec     [][]byte
 	packets []outPacket
 	bytes   int
+	ecn     byte // the codepoint of all of them
 
 	writer sys.UDPWriter
 	call   kernelCall
@@ -71,7 +74,7 @@ func newBatch() *batch { return batches.Get().(*batch) }
 
 func (b *batch) free() {
 	clear(b.vec)
-	b.headers, b.vec, b.packets, b.bytes = b.headers[:0], b.vec[:0], b.packets[:0], 0
+	b.headers, b.vec, b.packets, b.bytes, b.ecn = b.headers[:0], b.vec[:0], b.packets[:0], 0, 0
 	batches.Put(b)
 }
 
