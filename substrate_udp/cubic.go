@@ -66,6 +66,7 @@ type cubic struct {
 	before   *cubic        // what was before the last OnLoss, but for before itself
 	recovery time.Duration // packets sent before it say nothing new about congestion
 	marked   float64       // the window before the mark that began it; 0: a loss did
+	gentle   bool          // this epoch began with a mark that took markBeta
 
 	// To tell what a loss means.
 	minRTT       time.Duration // the shortest ever
@@ -141,7 +142,11 @@ func (c *cubic) avoid(now time.Duration, bytes float64, rtt time.Duration) {
 	}
 	t := (now - c.epoch).Seconds()
 	target := func(t float64) float64 { return cubicC*math.Pow(t-c.k, 3)*c.segment + c.wMax }
-	alpha := 3 * (1 - cubicBeta) / (1 + cubicBeta)
+	beta := cubicBeta
+	if c.gentle {
+		beta = markBeta
+	}
+	alpha := 3 * (1 - beta) / (1 + beta)
 	if c.est >= c.wMax {
 		alpha = 1
 	}
@@ -217,7 +222,7 @@ func (c *cubic) OnLoss(now, sentAt time.Duration, bytes int) {
 
 // reduce answers congestion: beta is left of the window (RFC 9438, sections 4.6 and 4.7).
 func (c *cubic) reduce(now time.Duration, beta float64) {
-	c.recovery, c.marked = now, 0
+	c.recovery, c.marked, c.gentle = now, 0, false
 	c.epoch = 0
 	if c.window < c.wMax {
 		c.wMax = c.window * (1 + beta) / 2 // fast convergence: leave room to newcomers

@@ -3,7 +3,8 @@ package udp
 import "time"
 
 // markBeta is what a mark leaves of the window where RFC 9438 has cubicBeta for a loss: a router that marks has a short queue (RFC 8511). It
-// holds for congestion avoidance only; slow start overshoots by more.
+// holds for congestion avoidance only; slow start overshoots by more. What Reno would have (RFC 9438, section 4.3) grows more slowly after it, so
+// that the average is Reno's.
 const markBeta = 0.85
 
 // OnMark is OnLoss for packets that arrived with the mark of a congested router. It is always believed, also where the rule about losses
@@ -18,7 +19,7 @@ func (c *cubic) OnMark(now, sentAt time.Duration, _ int) {
 	}
 	was := c.window
 	c.reduce(now, beta)
-	c.marked = was
+	c.marked, c.gentle = was, beta == markBeta
 	if c.before != nil {
 		c.before.recovery = c.recovery // losses that weren't don't undo it
 	}

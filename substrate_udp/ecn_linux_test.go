@@ -82,14 +82,14 @@ func TestECNPaths(t *testing.T) {
 	} {
 		t.Run(spec, func(t *testing.T) {
 			for _, kind := range []string{"udp", "udp without ECN", "tcp", "tcp without ECN"} {
-				rate, q := ecnFlows(t, spec, d, kind)
+				rate, q := ecnFlows(t, spec, d, 0, kind)
 				t.Logf("%-16s %6.1f Mb/s; in the queue %6.2f ms on average; %d dropped, %d marked of %d", kind, rate[0],
 					float64(q.MeanWait().Microseconds())/1000, q.QueueFull, q.Marked, q.Admitted)
 			}
-			rate, q := ecnFlows(t, spec, 2*d, "udp", "udp")
-			t.Logf("two of them      %6.1f and %.1f Mb/s; in the queue %6.2f ms on average; %d dropped", rate[0], rate[1],
+			rate, q := ecnFlows(t, spec, 4*d, 2*d, "udp", "udp")
+			t.Logf("udp beside udp   %6.1f and %.1f Mb/s; in the queue %6.2f ms on average; %d dropped", rate[0], rate[1],
 				float64(q.MeanWait().Microseconds())/1000, q.QueueFull)
-			rate, q = ecnFlows(t, spec, 2*d, "udp", "tcp")
+			rate, q = ecnFlows(t, spec, 4*d, 2*d, "udp", "tcp")
 			t.Logf("udp beside tcp   %6.1f and %.1f Mb/s; in the queue %6.2f ms on average; %d dropped", rate[0], rate[1],
 				float64(q.MeanWait().Microseconds())/1000, q.QueueFull)
 		})
@@ -97,7 +97,7 @@ func TestECNPaths(t *testing.T) {
 }
 
 // ecnFlows is flows that tells of the queue.
-func ecnFlows(t *testing.T, spec string, d time.Duration, kinds ...string) (rates []float64, queue netem.Stats) {
+func ecnFlows(t *testing.T, spec string, d, skip time.Duration, kinds ...string) (rates []float64, queue netem.Stats) {
 	im := netem.MustParse(spec)
 	p, err := netem.NewPath(netem.PathConfig{Up: im, Down: netem.MustParse("delay=" + im.Delay.String()), Seed: 3})
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
@@ -118,7 +118,7 @@ func ecnFlows(t *testing.T, spec string, d time.Duration, kinds ...string) (rate
 			flows = append(flows, udpFlow(t, p, Options{NoECN: kind == "udp without ECN"}))
 		}
 	}
-	rates = run(flows, d, 0)
+	rates = run(flows, d, skip)
 	queue, _ = p.Stats()
 	return rates, queue
 }
