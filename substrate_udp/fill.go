@@ -203,6 +203,8 @@ func (l *link) pick(space int, now int64) (off uint64, n int) {
 			return 0, 0
 		}
 		if !l.paced(now) {
+			// Whom only pacing holds back uses the window (RFC 9002, section 7.8).
+			l.limited = l.inflight+int(min(l.end, l.limit)-l.sent) >= l.cc.Window()
 			return 0, 0
 		}
 	}

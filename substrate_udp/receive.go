@@ -382,16 +382,17 @@ func (l *link) consumed(n int) {
 	if l.state != open || r.finSeen {
 		return
 	}
-	if r.taken+uint64(r.window)-r.advertised < uint64(r.window/4) {
-		return // not worth a packet of its own
-	}
-	now := l.now()
 	if r.taken-r.epochFrom >= uint64(r.window/2) {
+		now := l.now()
 		if now-r.epochAt <= 2*int64(max(l.rtt.smooth, granularity)) {
 			r.window = min(2*r.window, l.maxWindow())
 		}
 		r.epochAt, r.epochFrom = now, r.taken
 	}
+	if r.taken+uint64(r.window)-r.advertised < uint64(r.window/4) {
+		return // not worth a packet of its own
+	}
+	now := l.now()
 	r.ackNow, r.fresh = true, len(r.got) > 0
 	l.transmit(now)
 }
