@@ -49,7 +49,7 @@ const (
 	endured    = 0.15
 	weakBeta   = 0.95
 	longRTT    = 5 * time.Millisecond // below it CUBIC recovers quickly, and buffers are too short to tell
-	queueSeen  = 2 * time.Millisecond // or an eighth of the shortest round trip: packets wait
+	queueSeen  = 2 * time.Millisecond // or a thirty-second part of the shortest round trip: packets wait
 	lossPrior  = 200                  // packets that count as received before anything was sent
 	lossRounds = 8                    // windows over which losses are averaged
 )
@@ -193,7 +193,7 @@ func (c *cubic) hystart(now, sentAt, rtt time.Duration) {
 func (c *cubic) beta() float64 {
 	rate := c.lost / (c.got + c.lost)
 	switch {
-	case c.minRTT < longRTT || min(c.low, max(c.lowThen, c.minRTT))-c.minRTT > max(queueSeen, c.minRTT/8) || rate > endured:
+	case c.minRTT < longRTT || min(c.low, max(c.lowThen, c.minRTT))-c.minRTT > max(queueSeen, c.minRTT/32) || rate > endured:
 		return cubicBeta
 	case rate > tolerated:
 		return weakBeta

@@ -129,8 +129,8 @@ func TestLossWithoutQueue(t *testing.T) {
 		{"few", rtt, 0, 1, 1},
 		{"some", rtt, 0, 8, weakBeta},
 		{"many", rtt, 0, 30, cubicBeta},
-		{"few, late by a little", rtt, 5 * time.Millisecond, 1, 1},
-		{"few, and a queue", rtt, 10 * time.Millisecond, 1, cubicBeta},
+		{"few, late by a little", rtt, 1500 * time.Microsecond, 1, 1},
+		{"few, and a queue", rtt, 3 * time.Millisecond, 1, cubicBeta},
 		{"few on a short path", time.Millisecond, 0, 1, cubicBeta},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -76,7 +76,7 @@
 //     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
 //     that an idle link notices nothing: the session above does.
 //   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Where the round trip is 5 ms or more, and no longer than
-//     ever (by 2 ms or an eighth), losses up to 3 % of all bytes are ignored, and up to 15 % take 5 % of the window. Pacing at 1.25 windows per round trip (2 in slow
+//     ever (by 2 ms or a 32nd), losses up to 3 % of all bytes are ignored, and up to 15 % take 5 % of the window. Pacing at 1.25 windows per round trip (2 in slow
 //     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.
 //   - ECN (RFC 3168; RFC 9000, section 13.4), not between processes of one host: packets with DATA, FIN, ACKNOW or PAD are sent with ECT(0).
 //     A link, and each path that it moves to, begins with about 10, and goes on when the counts of an ACK show that they came through; two probe
