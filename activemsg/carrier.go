@@ -1,5 +1,7 @@
 package activemsg
 
+import "time"
+
 // A Carrier moves segments between two endpoints, in order, none lost or doubled until it breaks. Send is called by one
 // goroutine at a time, Recv by one; Done and Close by any.
 type Carrier interface {
@@ -26,12 +28,13 @@ type Carrier interface {
 
 // Limits are the bounds of a Carrier.
 type Limits struct {
-	Payload int // most bytes after the header of one segment
-	Slots   int // segments that each end can hold between Recv and Done; ControlSlots and a power of two are used
-	Inline  int // payloads up to so many bytes cost least; 0: no difference
-	Direct  int // bytes from which on Place costs less than segments; 0 is 32 KiB, what copying costs as much as an advert and its answer
-	Chunk   int // most bytes that Place is given at a time, so that heartbeats get through in between; 0 is 1 MiB
-	Waits   int // if not 0: with more unreleased bytes under way, headers included, Send may have to wait until the peer is in Recv
+	Payload int           // most bytes after the header of one segment
+	Slots   int           // segments that each end can hold between Recv and Done; ControlSlots and a power of two are used
+	Inline  int           // payloads up to so many bytes cost least; 0: no difference
+	Direct  int           // bytes from which on Place costs less than segments; 0 is 32 KiB, what copying costs as much as an advert and its answer
+	Chunk   int           // most bytes that Place is given at a time, so that heartbeats get through in between; 0 is 1 MiB
+	Look    time.Duration // most time to look for a segment before sleeping; 0: never. For a Poller
+	Waits   int           // if not 0: with more unreleased bytes under way, headers included, Send may have to wait until the peer is in Recv
 }
 
 // A Batcher is a Carrier that sends several segments at less cost together than one by one.
@@ -40,6 +43,23 @@ type Batcher interface {
 
 	// SendBatch is Send of each of the segments in turn. Their Slots mean nothing.
 	SendBatch(batch []Segment) error
+}
+
+// A Poller is a Carrier whose segments can be taken by whoever waits for one, without a goroutine in between that sleeps in Recv. An endpoint
+// uses these three instead of Recv.
+type Poller interface {
+	Carrier
+
+	// Poll takes segments that have arrived, as Recv does. If there are none it looks for them for d, or less, and returns 0. One goroutine at a
+	// time calls it or Arm.
+	Poll(batch []Segment, d time.Duration) (int, error)
+
+	// Arm makes the next segment end Sleep. One may have come just before, so Poll once more before sleeping.
+	Arm() error
+
+	// Sleep waits for a segment that comes after Arm, or the end of the carrier. It may also return without reason. One goroutine at a time
+	// calls it, while others Poll.
+	Sleep() error
 }
 
 // A Segment is what a Carrier received.

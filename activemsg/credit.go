@@ -111,6 +111,7 @@ func (w *window) take(ctx context.Context, e *Endpoint) error {
 	}
 	c := w.line.join()
 	w.mu.Unlock()
+	e.recall()
 	var err error
 	select {
 	case <-c.granted:

@@ -20,7 +20,7 @@
 //
 //   - Stream handlers run in a goroutine of their own and Read the message piece by piece, waiting for what has not come yet.
 //     Several run at a time; the segments of their messages may come interleaved.
-//   - Quick handlers get messages of one segment, whole, in the order in which they were sent, on the goroutine that receives. They
+//   - Quick handlers get messages of one segment, whole, in the order in which they were sent, one at a time, on a goroutine that receives. They
 //     must not wait for anything: neither for locks that are held while messages are sent nor for credit. They may send with
 //     TryShort and TrySend.
 //
@@ -35,6 +35,8 @@
 // senders wait for the rest. A handler that doesn't read holds slots; when more than half of them are held and the oldest stands still,
 // its message is moved to ordinary memory, up to Config.Buffer bytes in all, so that messages for other handlers get through. Only beyond that does
 // everybody wait for it: handlers at both ends that wait for credits then may wait for each other, so answer with TryShort or TrySend.
+//
+// Who waits for a message does so best with Wait: over a carrier that can be polled it looks for messages itself, and nobody must wake it.
 //
 // Small messages that are sent while the carrier is busy are handed to it together, in one call; none waits for company.
 //

@@ -36,7 +36,7 @@ type Config struct {
 // Locks: tx (cork.busy) is held while segments are handed to the carrier, which may take time. No other lock is held while anybody waits for
 // anything. After it come the lock of a message and posts.mu; all others are leaves.
 //
-// Goroutines: one receives, the keeper sends what the endpoint itself has to say, and each Stream handler that runs has one. The receiving
+// Goroutines: one receives (see also turn), the keeper sends what the endpoint itself has to say, and each Stream handler that runs has one. The receiving
 // goroutine never waits for anything but the carrier's Recv.
 type Endpoint struct {
 	carrier  Carrier
@@ -47,11 +47,14 @@ type Endpoint struct {
 	out     window
 	cork    cork
 	batcher Batcher         // carrier, if it is one
+	poller  Poller          // carrier, if it is one
 	head    [HeaderLen]byte // under tx
 	vec     [1][]byte       // under tx
 	args    [argsLen]byte   // under tx
 	flight  atomic.Int64    // bytes that were sent and not released, if Limits.Waits asks for it
 	lengths []atomic.Uint32 // of what was sent, by number modulo out.size
+
+	turn turn // over a Poller
 
 	rx       sync.Mutex // guards what follows
 	in       slots
@@ -127,6 +130,8 @@ func New(carrier Carrier, handlers *Handlers, cfg Config) (*Endpoint, error) {
 		e.lengths = make([]atomic.Uint32, data)
 	}
 	e.batcher, _ = carrier.(Batcher)
+	e.poller, _ = carrier.(Poller)
+	e.turn.back = make(chan struct{}, 1)
 	e.owed.kick = make(chan struct{}, 1)
 	e.opens.init()
 	e.extract.signal = make(chan struct{}, 1)
@@ -136,7 +141,11 @@ func New(carrier Carrier, handlers *Handlers, cfg Config) (*Endpoint, error) {
 	e.owed.Lock() // against a first beat before watch is set
 	e.watch = time.AfterFunc(cfg.Death/beats, e.beat)
 	e.owed.Unlock()
-	e.tasks.Go(e.receive)
+	if e.poller != nil {
+		e.tasks.Go(e.receivePolling)
+	} else {
+		e.tasks.Go(e.receive)
+	}
 	e.tasks.Go(e.keep)
 	return e, nil
 }

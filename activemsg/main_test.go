@@ -35,6 +35,9 @@ func tiny(t testing.TB) (a, b Carrier) {
 	return Pipe(PipeConfig{Payload: 40, Slots: ControlSlots + 1})
 }
 
+// looked is a pipe whose users look for messages by themselves.
+func looked(t testing.TB) (a, b Carrier) { return Pipe(PipeConfig{Look: 500 * time.Microsecond}) }
+
 // framedPair runs over links in memory.
 func framedPair(t testing.TB) (a, b Carrier) {
 	n := fault.New(fault.Config{Seed: 1})
@@ -69,7 +72,7 @@ func framedOver(t testing.TB, la, lb substrate.Link, ca, cb FramedConfig) (a, b 
 	return a, b
 }
 
-var makers = map[string]maker{"pipe": pipes, "small": small, "tiny": tiny, "framed": framedPair}
+var makers = map[string]maker{"pipe": pipes, "small": small, "tiny": tiny, "framed": framedPair, "looked": looked}
 
 // endpoints joins two endpoints that are closed with the test.
 func endpoints(t testing.TB, m maker, ha, hb *Handlers, ca, cb Config) (a, b *Endpoint) {

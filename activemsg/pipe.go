@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -12,6 +13,8 @@ import (
 type PipeConfig struct {
 	Payload int // most bytes of a segment; 0 is 16 KiB
 	Slots   int // 0 is 128 for data and those for control
+	// Look is how long who waits looks for messages before sleeping, at most. 0: not at all.
+	Look time.Duration
 }
 
 // Pipe returns the two ends of a carrier within this process. It doesn't buffer beyond its slots: a segment for which there is none
@@ -25,7 +28,7 @@ func Pipe(cfg PipeConfig) (a, b Carrier) {
 	}
 	ab, ba := newLane(cfg), newLane(cfg)
 	exposed := &exposures{buffers: map[uint32][]byte{}}
-	x := &pipe{limits: Limits{Payload: cfg.Payload, Slots: cfg.Slots}, out: ab, in: ba, exposures: exposed}
+	x := &pipe{limits: Limits{Payload: cfg.Payload, Slots: cfg.Slots, Look: cfg.Look}, out: ab, in: ba, exposures: exposed}
 	y := &pipe{limits: x.limits, out: ba, in: ab, exposures: exposed}
 	return x, y
 }
@@ -36,7 +39,10 @@ type pipe struct {
 	*exposures
 }
 
-var _ Placer = (*pipe)(nil)
+var (
+	_ Placer = (*pipe)(nil)
+	_ Poller = (*pipe)(nil)
+)
 
 // A lane is one direction.
 type lane struct {
@@ -94,16 +100,22 @@ func (p *pipe) Send(head *[HeaderLen]byte, payload [][]byte) error {
 }
 
 func (p *pipe) Recv(batch []Segment) (n int, err error) {
+	for n == 0 && err == nil {
+		p.Sleep()
+		n, err = p.Poll(batch, 0)
+	}
+	return n, err
+}
+
+// Poll doesn't look longer than once: nothing comes while it does.
+func (p *pipe) Poll(batch []Segment, _ time.Duration) (n int, err error) {
 	l := p.in
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.n == 0 && !l.closed && !l.deserted {
-		l.cond.Wait()
-	}
 	switch {
 	case l.deserted:
 		return 0, net.ErrClosed
-	case l.n == 0:
+	case l.n == 0 && l.closed:
 		return 0, &substrate.Error{Op: "recv", Substrate: "pipe", Class: substrate.PathDown, Err: errEnded}
 	}
 	for n < len(batch) && l.n > 0 {
@@ -113,6 +125,19 @@ func (p *pipe) Recv(batch []Segment) (n int, err error) {
 		n++
 	}
 	return n, nil
+}
+
+func (p *pipe) Arm() error { return nil }
+
+// Sleep needs no Arm: it sees what is there.
+func (p *pipe) Sleep() error {
+	l := p.in
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.n == 0 && !l.closed && !l.deserted {
+		l.cond.Wait()
+	}
+	return nil
 }
 
 func (p *pipe) Done(s *Segment) {

@@ -47,7 +47,7 @@ type link struct {
 	sending  sync.Mutex
 	head     [dataHead]byte
 	views    [][]byte
-	sendWake chan struct{}
+	sendWait *activemsg.Waiter
 	sendBy   deadline
 
 	snd    sync.Mutex // guards what follows
@@ -58,7 +58,9 @@ type link struct {
 	taken  atomic.Uint64
 
 	receiving sync.Mutex
-	recvWake  chan struct{}
+	recvWait  *activemsg.Waiter
+	room      atomic.Bool // dst isn't full
+	hungry    func() bool // tells it
 	recvBy    deadline
 
 	rcv     sync.Mutex // guards what follows
@@ -78,8 +80,9 @@ var _ substrate.Keeper = (*link)(nil)
 func newLink(p *peer, id uint32) *link {
 	l := &link{
 		p: p, id: id, local: p.local, remote: p.remote,
-		opened: make(chan uint64, 1), sendWake: make(chan struct{}, 1), recvWake: make(chan struct{}, 1), grant: p.s.opts.firstWindow,
+		opened: make(chan uint64, 1), sendWait: activemsg.NewWaiter(), recvWait: activemsg.NewWaiter(), grant: p.s.opts.firstWindow,
 	}
+	l.hungry = l.room.Load
 	l.out.from, l.in.from = &p.store, &p.s.store
 	l.sendBy.late = func() { l.tell(sendLate) }
 	l.recvBy.late = func() { l.tell(recvLate) }
@@ -100,7 +103,7 @@ func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 			if rest.done() {
 				return n, nil
 			}
-			<-l.sendWake
+			l.p.ep.Wait(l.sendWait, nil)
 			continue
 		}
 		if err := l.transmit(); err != nil {
@@ -174,7 +177,7 @@ func (l *link) transmit() error {
 		if l.p.starve(l) {
 			continue // it is in the list only now, a credit may have come before
 		}
-		<-l.sendWake
+		l.p.ep.Wait(l.sendWait, nil)
 		if err := l.sendable(); err != nil {
 			return err
 		}
@@ -232,15 +235,17 @@ func (l *link) Recv(p []byte) (n int, err error) {
 		l.rcv.Lock()
 		if n = l.in.read(p); n == 0 && ctl&(ended|broken) == 0 {
 			l.dst = p
+			l.room.Store(true)
 			l.rcv.Unlock()
-			<-l.recvWake
+			l.p.ep.Wait(l.recvWait, l.hungry)
 			l.rcv.Lock()
 			n = l.filled
 			l.dst, l.filled = nil, 0
 		}
+		due := l.took(n)
 		l.rcv.Unlock()
 		if n > 0 {
-			l.took(n)
+			l.tellTaken(due)
 			return n, nil
 		}
 		if ctl&(ended|broken) != 0 {
@@ -267,9 +272,10 @@ func (l *link) Drain(p []byte) (int, error) {
 	}
 	l.rcv.Lock()
 	n := l.in.read(p)
+	due := l.took(n)
 	l.rcv.Unlock()
 	if n > 0 {
-		l.took(n)
+		l.tellTaken(due)
 		return n, nil
 	}
 	if len(p) > 0 && ctl&(ended|broken) != 0 {
@@ -278,18 +284,20 @@ func (l *link) Drain(p []byte) (int, error) {
 	return 0, nil
 }
 
-// took notes that the user has n more bytes, and sees to it that the peer hears of it: now if it is much, else soon, unless
-// a segment that goes there says it.
-func (l *link) took(n int) {
+// took notes that the user has n more bytes, and reports whether the peer is to hear of it at once, because it is much. Under rcv.
+func (l *link) took(n int) (due bool) {
 	got := l.got.Add(uint64(n))
-	l.rcv.Lock()
-	due := got-l.told.Load() >= l.grant/4
+	due = got-l.told.Load() >= l.grant/4
 	if due && got-l.grownAt >= 2*l.grant && l.p.s.more(l.grant) {
 		l.grant *= 2
 		l.grownAt = got
 	}
-	l.rcv.Unlock()
-	if !due {
+	return due
+}
+
+// tellTaken tells the peer of bytes that were taken: now, or soon unless a segment that goes there says it.
+func (l *link) tellTaken(now bool) {
+	if !now {
 		l.p.later(l)
 		return
 	}
@@ -324,8 +332,8 @@ func (l *link) Kept(from uint64) [][]byte {
 // tell raises a bit of ctl and wakes whoever waits. It returns the bits from before.
 func (l *link) tell(bit uint32) uint32 {
 	before := l.ctl.Or(bit)
-	wake(l.sendWake)
-	wake(l.recvWake)
+	l.sendWait.Wake()
+	l.recvWait.Wake()
 	return before
 }
 

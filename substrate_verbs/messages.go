@@ -176,11 +176,17 @@ func (l *link) onData(b []byte) error {
 	if l.filled < len(l.dst) {
 		n := copy(l.dst[l.filled:], b)
 		b = b[n:]
-		if l.filled += n; l.filled == n {
-			wake(l.recvWake)
+		l.filled += n
+		if l.filled == len(l.dst) {
+			l.room.Store(false)
+		}
+		if l.filled == n {
+			l.recvWait.Wake()
 		}
 	}
-	l.in.append(b)
+	if len(b) > 0 {
+		l.in.append(b)
+	}
 	return nil
 }
 
@@ -210,7 +216,7 @@ func (l *link) onTaken(taken, window uint64) error {
 		}
 	}
 	l.snd.Unlock()
-	wake(l.sendWake)
+	l.sendWait.Wake()
 	return nil
 }
 

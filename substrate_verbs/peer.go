@@ -396,7 +396,7 @@ func (p *peer) fed() {
 	p.starvedMu.Lock()
 	defer p.starvedMu.Unlock()
 	for i, l := range p.starved {
-		wake(l.sendWake)
+		l.sendWait.Wake()
 		p.starved[i] = nil
 	}
 	p.starved = p.starved[:0]

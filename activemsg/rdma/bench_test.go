@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/internal/look"
 	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/activemsg/verbs/sim"
 )
@@ -110,7 +111,7 @@ func BenchmarkShort(b *testing.B) {
 //	SOCKEMU_TEST_RDMA_DEVICE=rxe0 go test ./activemsg/rdma -run xxx -bench Device -benchtime 1000x
 func BenchmarkDevice(b *testing.B) {
 	s := onDevice(b)
-	for _, n := range []int{32, 1024, 4096, 16000} {
+	for _, n := range []int{160, 1024, 4096, 16000} {
 		b.Run(fmt.Sprintf("QueuePair/%d", n), func(b *testing.B) { pingQueuePair(b, s, n) })
 		b.Run(fmt.Sprintf("Carrier/%d", n), func(b *testing.B) { pingCarrier(b, s, n) })
 		b.Run(fmt.Sprintf("Endpoint/%d", n), func(b *testing.B) { pingEndpoint(b, s, n) })
@@ -134,7 +135,7 @@ func pingQueuePair(b *testing.B, s *setup, n int) {
 	poll := func(cq verbs.CQ) (verbs.Completion, error) {
 		var wc [1]verbs.Completion
 		for {
-			k, err := cq.Spin(wc[:], burst, x.yield)
+			k, err := cq.Spin(wc[:], look.Burst, x.yield)
 			if k == 1 || err != nil {
 				return wc[0], err
 			}
@@ -209,8 +210,8 @@ func pingEndpoint(b *testing.B, s *setup, n int) {
 	x, y := s.connect(b, ConnConfig{}, ConnConfig{})
 	payload := [][]byte{make([]byte, n-activemsg.HeaderLen)}
 	var here, there activemsg.Handlers
-	back := make(chan struct{}, 1)
-	here.Quick(1, func(*activemsg.Msg) { back <- struct{}{} })
+	back := activemsg.NewWaiter()
+	here.Quick(1, func(*activemsg.Msg) { back.Wake() })
 	there.Quick(1, func(m *activemsg.Msg) { m.Endpoint.TrySend(1, [][]byte{m.Payload}) })
 	ex, err := activemsg.New(x, &here, activemsg.Config{})
 	require.NoError(b, err)
@@ -223,7 +224,7 @@ func pingEndpoint(b *testing.B, s *setup, n int) {
 		if err := ex.TrySend(1, payload); err != nil {
 			b.Fatal(err)
 		}
-		<-back
+		ex.Wait(back, nil)
 	}
 	b.StopTimer()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/internal/look"
 	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -40,9 +41,9 @@ type Carrier struct {
 	freed   bool // the memory of the slots
 
 	recvMem  []byte
-	wc       [verbs.MaxPost]verbs.Completion // Recv's
-	waitRecv spinner
-	waitSend spinner
+	wc       [verbs.MaxPost]verbs.Completion // Poll's
+	waitRecv look.Looker                     // of Recv
+	waitSend look.Looker
 
 	err    atomic.Pointer[substrate.Error] // why the path broke
 	users  atomic.Int64                    // calls under way, and closing
@@ -54,6 +55,7 @@ type Carrier struct {
 var (
 	_ activemsg.Placer  = (*Carrier)(nil)
 	_ activemsg.Batcher = (*Carrier)(nil)
+	_ activemsg.Poller  = (*Carrier)(nil)
 )
 
 // closing in Carrier.users lets nobody in any more.
@@ -185,40 +187,6 @@ func (c *Carrier) freeSlots() {
 		c.adapter.mem.remove(c.chunk)
 		c.chunk = nil
 	}
-}
-
-// A spinner decides whether to look for a while before sleeping. It belongs to one goroutine.
-type spinner struct {
-	most   time.Duration
-	misses int // in a row
-	sleeps int
-}
-
-const (
-	burst       = 4 * time.Microsecond
-	givesUp     = 8  // misses after which looking doesn't seem to pay
-	tryNowAgain = 64 // sleeps after which it is tried again
-)
-
-// poll takes completions, and looks for a while if there are none.
-func (s *spinner) poll(cq verbs.CQ, into []verbs.Completion, yield bool, pause func()) (n int, err error) {
-	if n, err = cq.Poll(into); n > 0 || err != nil || s.most <= 0 {
-		return n, err
-	}
-	if s.misses >= givesUp {
-		if s.sleeps++; s.sleeps%tryNowAgain != 0 {
-			return 0, nil
-		}
-	}
-	for range max(s.most/burst, 1) {
-		if n, err = cq.Spin(into, burst, yield); n > 0 || err != nil {
-			s.misses = 0
-			return n, err
-		}
-		pause()
-	}
-	s.misses++
-	return 0, nil
 }
 
 // status makes an error of a failed completion.

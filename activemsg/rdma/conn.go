@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/internal/look"
 	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -18,8 +19,8 @@ type ConnConfig struct {
 	Slots     int // segments that can be received before they are Done; 0 is 160, which is 128 for data and some for control
 	SendSlots int // segments that can be on their way as copies; 0 is 32
 
-	// Spin is how long to look for completions before sleeping. 0 is 50 us, or 300 us where other threads get their turn between looks: on
-	// machines with less than 4 processors. Less than 0: never.
+	// Spin is how long to look for completions before sleeping, at most: less if what was waited for of late came sooner, and not at all if it
+	// came later. 0 is 50 us, or 2 ms where other threads get their turn between looks: on machines with less than 4 processors. Less than 0: never.
 	Spin time.Duration
 
 	Timeout int // exponent of the time-out of a packet, 4.096 us * 2^Timeout; 0 is 14, 67 ms
@@ -43,7 +44,7 @@ func (cfg *ConnConfig) defaults() {
 	if cfg.Spin == 0 {
 		cfg.Spin = 50 * time.Microsecond
 		if fewProcessors() {
-			cfg.Spin = 300 * time.Microsecond
+			cfg.Spin = 2 * time.Millisecond
 		}
 	}
 }
@@ -80,7 +81,7 @@ func (a *Adapter) Prepare(cfg ConnConfig) (*Conn, error) {
 	c := &Carrier{
 		adapter: a, idle: make(chan struct{}, 1), closed: make(chan struct{}), sge: min(limits.SGE, verbs.MaxSGE),
 		slotLen: slotLen(cfg.Payload), strict: cfg.Strict, yield: fewProcessors(),
-		waitSend: spinner{most: cfg.Spin}, waitRecv: spinner{most: cfg.Spin},
+		waitSend: look.New(cfg.Spin), waitRecv: look.New(cfg.Spin),
 	}
 	c.tx.init(depth, cfg.SendSlots)
 	conn := &Conn{carrier: c, cfg: cfg}
@@ -181,7 +182,7 @@ func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 	}
 	c.limits = activemsg.Limits{
 		Payload: min(conn.cfg.Payload, p.payload), Slots: min(conn.cfg.Slots, p.slots),
-		Inline: max(c.inline-activemsg.HeaderLen, 0),
+		Inline: max(c.inline-activemsg.HeaderLen, 0), Look: max(conn.cfg.Spin, 0),
 	}
 	return c, nil
 }

@@ -23,8 +23,9 @@
 //
 // # Waiting
 //
-// Who waits looks again and again for a short time, then sleeps until the device wakes it. Looking stops paying when nothing comes within that
-// time, and is tried seldom then. On machines with few processors other threads get their turn between looks.
+// Who waits looks again and again, for twice as long as what came of late took, then sleeps until the device wakes it. What takes longer
+// than ConnConfig.Spin is waited for asleep. On machines with few processors other threads get their turn between looks. A Carrier is an
+// activemsg.Poller, so that the goroutine which wants a message looks for it itself.
 //
 // # The end
 //

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/internal/look"
 	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -16,39 +17,82 @@ func (c *Carrier) recvWR(slot uint64) verbs.RecvWR {
 }
 
 // Recv waits for segments.
-func (c *Carrier) Recv(batch []activemsg.Segment) (int, error) {
+func (c *Carrier) Recv(batch []activemsg.Segment) (n int, err error) {
+	if n, err = c.Poll(batch, 0); n > 0 || err != nil {
+		return n, err
+	}
+	began := time.Now()
+	defer func() { c.waitRecv.Took(time.Since(began)) }()
+	limit := c.waitRecv.Limit()
+	for left := limit / look.Burst; left > 0 && time.Since(began) < limit; left-- {
+		if n, err = c.Poll(batch, look.Burst); n > 0 || err != nil {
+			return n, err
+		}
+		runtime.Gosched()
+	}
+	for {
+		if err = c.Arm(); err != nil {
+			return 0, err
+		}
+		if n, err = c.Poll(batch, 0); n > 0 || err != nil {
+			return n, err
+		}
+		if err = c.Sleep(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Poll takes segments that have come, or looks for d if there are none.
+func (c *Carrier) Poll(batch []activemsg.Segment, d time.Duration) (n int, err error) {
 	if !c.enter() {
 		return 0, net.ErrClosed
 	}
 	defer c.leave()
 	wc := c.wc[:min(len(batch), len(c.wc))]
-	for {
-		n, err := c.waitRecv.poll(c.recvs, wc, c.yield, runtime.Gosched)
-		if n == 0 && err == nil {
-			// Nothing came while looking. One that comes from now on wakes us.
-			if err = c.recvs.Arm(); err == nil {
-				n, err = c.recvs.Poll(wc)
-			}
-		}
-		if err != nil {
-			return 0, c.fail("recv", substrate.PathDown, err)
-		}
-		if n > 0 {
-			if k := c.received(wc[:n], batch); k > 0 {
-				return k, nil
-			}
-		}
-		if err := c.ended(); err != nil {
-			return 0, err
-		}
-		if n > 0 {
-			continue
-		}
-		c.counts.sleeps.Add(1)
-		if err := c.recvs.Wait(); err != nil {
-			return 0, c.fail("recv", substrate.PathDown, err)
-		}
+	if d > 0 {
+		n, err = c.recvs.Spin(wc, d, c.yield)
+	} else {
+		n, err = c.recvs.Poll(wc)
 	}
+	switch {
+	case err != nil:
+		return 0, c.fail("recv", substrate.PathDown, err)
+	case n > 0:
+		n = c.received(wc[:n], batch)
+	}
+	if n == 0 {
+		return 0, c.ended()
+	}
+	return n, nil
+}
+
+// Arm makes the next completion end Sleep.
+func (c *Carrier) Arm() error {
+	if !c.enter() {
+		return net.ErrClosed
+	}
+	defer c.leave()
+	if err := c.recvs.Arm(); err != nil {
+		return c.fail("recv", substrate.PathDown, err)
+	}
+	return nil
+}
+
+// Sleep waits until the device says that something has come.
+func (c *Carrier) Sleep() error {
+	if !c.enter() {
+		return net.ErrClosed
+	}
+	defer c.leave()
+	if c.ended() != nil {
+		return nil // Poll says why, after what has come before
+	}
+	c.counts.sleeps.Add(1)
+	if err := c.recvs.Wait(); err != nil {
+		return c.fail("recv", substrate.PathDown, err)
+	}
+	return nil
 }
 
 // received makes segments of completions, up to the first that failed.

@@ -6,8 +6,10 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/internal/look"
 	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -278,13 +280,20 @@ func (c *Carrier) await() error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	c.tx.reaping.Lock()
-	n, err := c.waitSend.poll(c.sends, c.tx.wc[:], c.yield, runtime.Gosched)
-	if n == 0 && err == nil {
-		err = c.sends.Arm()
-		if err == nil {
-			n, err = c.sends.Poll(c.tx.wc[:])
+	began := time.Now()
+	defer func() { c.waitSend.Took(time.Since(began)) }()
+	limit := c.waitSend.Limit()
+	for left := limit / look.Burst; left > 0 && time.Since(began) < limit; left-- {
+		if n, err := c.spinSends(); n > 0 || err != nil {
+			return err
 		}
+		runtime.Gosched()
+	}
+	c.tx.reaping.Lock()
+	err := c.sends.Arm()
+	n := 0
+	if err == nil {
+		n, err = c.sends.Poll(c.tx.wc[:])
 	}
 	err = c.reaped(n, err)
 	c.tx.reaping.Unlock()
@@ -298,6 +307,14 @@ func (c *Carrier) await() error {
 		return c.fail("send", substrate.PathDown, err)
 	}
 	return c.ended()
+}
+
+// spinSends looks for completions for a moment.
+func (c *Carrier) spinSends() (int, error) {
+	c.tx.reaping.Lock()
+	defer c.tx.reaping.Unlock()
+	n, err := c.sends.Spin(c.tx.wc[:], look.Burst, c.yield)
+	return n, c.reaped(n, err)
 }
 
 // Place writes payload into the peer's buffer. Payload that lies in memory of Adapter.Alloc may be sent from there.

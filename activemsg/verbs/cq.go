@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A CQ is a completion queue with a channel that wakes who waits for it. Poll, Spin, Arm and Wait are called by one goroutine at a time,
-// Wake by any, Close by the last.
+// A CQ is a completion queue with a channel that wakes who waits for it. Poll, Spin and Arm are called by one goroutine at a time, Wait by one,
+// which may be another, Wake by any, Close by the last.
 type CQ interface {
 	// Poll takes completions that are there, at most MaxPost, and doesn't wait.
 	Poll(into []Completion) (int, error)

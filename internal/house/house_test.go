@@ -67,7 +67,8 @@ var rules = []rule{
 	{
 		from: []string{"./activemsg"},
 		to: []string{
-			"./activemsg/...", "./substrate_tcp/...", "./substrate_udp/...", "./substrate_shm/...", "./substrate_verbs/...", "./internal/...",
+			"./activemsg/rdma/...", "./activemsg/verbs/...", "./substrate_tcp/...", "./substrate_udp/...", "./substrate_shm/...",
+			"./substrate_verbs/...", "./internal/...",
 		}, deep: true,
 		reason: "an endpoint knows the contract of carriers, not the kinds: those are handed to it",
 	},

@@ -1,0 +1,66 @@
+package verbs
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/activemsg/verbs/sim"
+)
+
+// BenchmarkPingPong is the round trip of a message over a link, between two goroutines, on a simulated device without any delay: what
+// active messages and the link cost outside the wire, four times.
+//
+//	go test ./substrate_verbs -run '^$' -bench PingPong -benchmem
+func BenchmarkPingPong(b *testing.B) {
+	pingPong(b, func(*testing.B) setting { return onSim(sim.Config{}) })
+}
+
+// BenchmarkDevicePingPong is the same on the device that SOCKEMU_TEST_RDMA_DEVICE names.
+func BenchmarkDevicePingPong(b *testing.B) {
+	pingPong(b, func(b *testing.B) setting { return onDevice(b) })
+}
+
+func pingPong(b *testing.B, where func(*testing.B) setting) {
+	for _, n := range []int{128, 1024, 16 << 10, 64 << 10} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := where(b)
+			to := newTest(b, Options{Fabric: s.b, Death: emulated})
+			at, err := to.Listen(b.Context(), s.listen)
+			require.NoError(b, err)
+			defer at.Close()
+			x, y := joinTo(b, newTest(b, Options{Fabric: s.a, Death: emulated}), at)
+			ended := make(chan error, 1)
+			turn := func(l *link, first bool, rounds int) error {
+				p := make([]byte, n)
+				bufs := [][]byte{p}
+				for range rounds {
+					if first {
+						if _, err := l.Send(0, bufs); err != nil {
+							return err
+						}
+					}
+					for got := 0; got < n; {
+						k, err := l.Recv(p[got:])
+						if err != nil {
+							return err
+						}
+						got += k
+					}
+					if !first {
+						if _, err := l.Send(0, bufs); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			go func() { ended <- turn(y, false, b.N) }()
+			require.NoError(b, turn(x, true, b.N))
+			require.NoError(b, <-ended)
+		})
+	}
+}
