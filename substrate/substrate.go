@@ -116,6 +116,15 @@ type Keeper interface {
 	Kept(from uint64) [][]byte
 }
 
+// A Gatherer is a Keeper whose Send costs so much, whatever its length, that small writes in quick succession are better gathered and handed to
+// it together, as they are for the kernel's TCP.
+type Gatherer interface {
+	Keeper
+
+	// Gather is the length up to which a write counts as small. It doesn't change.
+	Gather() int
+}
+
 // Caps says what the links of a substrate can do. The zero Caps is a plain byte stream.
 type Caps struct {
 	// Retains: Send keeps the slices until Release (UDP retransmits from them, verbs posts from them).

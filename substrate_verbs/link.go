@@ -75,7 +75,10 @@ type link struct {
 	told    atomic.Uint64 // what the peer knows of got
 }
 
-var _ substrate.Keeper = (*link)(nil)
+var _ substrate.Gatherer = (*link)(nil)
+
+// gatherMost is up to how many bytes a write costs more to post than to copy once more.
+const gatherMost = 4 << 10
 
 func newLink(p *peer, id uint32) *link {
 	l := &link{
@@ -318,6 +321,9 @@ func (l *link) sayTaken(say func(id uint8, args [4]uint64) error) error {
 
 // Taken is what the peer has said last.
 func (l *link) Taken() uint64 { return l.taken.Load() }
+
+// Gather has small writes gathered: each segment is a request to the adapter.
+func (l *link) Gather() int { return gatherMost }
 
 // Kept returns what was sent from position from on.
 func (l *link) Kept(from uint64) [][]byte {

@@ -26,7 +26,7 @@ func two(t testing.TB, o Options) (a, b *Substrate, f *Pipes) {
 // TestOneQueuePair: all links between two processes share a queue pair, however many dial at a time, and to whichever listener; those that
 // are dialled the other way, too.
 func TestOneQueuePair(t *testing.T) {
-	a, b, f := two(t, Options{})
+	a, b, f := two(t, Options{Death: patience})
 	_, _, l1 := join(t, a, b)
 	_, _, l2 := join(t, a, b)
 	var all sync.WaitGroup
@@ -49,7 +49,7 @@ func TestOneQueuePair(t *testing.T) {
 
 // TestTogether: many dial for the first time at once, and get one queue pair.
 func TestTogether(t *testing.T) {
-	a, b, f := two(t, Options{})
+	a, b, f := two(t, Options{Death: patience})
 	l, err := b.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()

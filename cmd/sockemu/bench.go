@@ -23,6 +23,7 @@ type benchCmd struct {
 	Size       []messageSize `help:"Message sizes in bytes; 32K and 1M can be written. Default: the paper's nine, 128 to 32768."`
 	Placement  []string      `default:"all" help:"Where the two processes run: same (on one CPU), two (on two), free (where the scheduler likes), all."`
 	Reps       int           `default:"40" help:"Rounds of each case; 30 at least for figures to trust."`
+	Block      time.Duration `default:"4ms" help:"How long a block lasts, about: one round of one connection. Emulated machines need more."`
 	Conns      int           `default:"8" help:"Connections of each mode, used in turn."`
 	Time       time.Duration `default:"55s" help:"Time for the whole run, about: cases make fewer rounds if it gets short. 0: no limit."`
 	JSON       string        `name:"json" placeholder:"FILE" help:"Write the report there as JSON; -: to standard output, instead of the table."`
@@ -53,7 +54,7 @@ func (c *benchCmd) Validate() error {
 func (c *benchCmd) config() bench.Config {
 	cfg := bench.Config{
 		Registry: transports(), Modes: c.Mode, Substrates: c.Substrate,
-		Rounds: c.Reps, Connections: c.Conns, Budget: c.Time, Congestion: c.Congestion, NetNS: c.NetNS, Host: c.Host, Cold: c.Cold, Seed: c.Seed,
+		Rounds: c.Reps, Block: c.Block, Connections: c.Conns, Budget: c.Time, Congestion: c.Congestion, NetNS: c.NetNS, Host: c.Host, Cold: c.Cold, Seed: c.Seed,
 	}
 	for _, n := range c.Size {
 		cfg.Sizes = append(cfg.Sizes, bench.Size(n))

@@ -118,7 +118,7 @@ func TestUpgrade(t *testing.T) {
 // meanwhile.
 func TestSwitches(t *testing.T) {
 	t.Parallel()
-	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "retains": {Seed: 5, Retains: true}} {
+	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "gathers": {Seed: 6, Keeps: true, Gather: 4096}, "retains": {Seed: 5, Retains: true}} {
 		for _, seal := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/seal=%v", name, seal), func(t *testing.T) {
 				t.Parallel()

@@ -10,6 +10,7 @@ import (
 // has only what was not handed to the link yet, and gets the rest back when the link is given up. Guarded by tx; what acked needs doesn't change once Session.kept points here.
 type keep struct {
 	k      substrate.Keeper // nil: the link keeps nothing
+	gather int              // writes so short are corked
 	marked bool
 	pos    uint64 // the link's position of ...
 	off    uint64 // ... this stream offset, from which on the link carries the stream and nothing else

@@ -20,7 +20,7 @@ const sendPiece = 256 << 10
 
 // Corking: small writes that follow each other without a Read in between are gathered in the send buffer, and the pump sends
 // what has come together while its last system call ran. The first writes of a burst, and those of a dialogue, go at once. A
-// link that keeps what it took, in memory, has no system calls to save.
+// link that keeps what it took, in memory, has no system calls to save, unless it says so (substrate.Gatherer).
 const (
 	corkMost  = 64 << 10              // longer writes go straight from the caller's slice
 	corkAfter = 8                     // writes without a Read before it begins
@@ -43,7 +43,7 @@ func (s *Session) Write(p []byte) (int, error) {
 }
 
 func (s *Session) write(p []byte) (int, error) {
-	cork := len(p) <= corkMost && s.kept.Load() == nil && s.bursting()
+	cork := len(p) <= s.corkLen() && s.bursting()
 	done := 0
 	for {
 		s.mu.Lock()
@@ -103,6 +103,14 @@ func (s *Session) write(p []byte) (int, error) {
 			return done, nil
 		}
 	}
+}
+
+// corkLen is the length up to which writes are gathered.
+func (s *Session) corkLen() int {
+	if k := s.kept.Load(); k != nil {
+		return k.gather
+	}
+	return corkMost
 }
 
 // sendInline does the pump's work for a link that sends from the send buffer, without a goroutine, if nobody is at it. It

@@ -18,11 +18,22 @@ var _ substrate.Keeper = (*keeper)(nil)
 
 // wrap gives l what the configuration asks for.
 func (l *Link) wrap() substrate.Link {
-	if l.conn.net.cfg.Keeps {
+	switch cfg := l.conn.net.cfg; {
+	case cfg.Keeps && cfg.Gather > 0:
+		return gatherer{&keeper{Link: l}, cfg.Gather}
+	case cfg.Keeps:
 		return &keeper{Link: l}
 	}
 	return l
 }
+
+// A gatherer is a keeper for which small writes are gathered.
+type gatherer struct {
+	*keeper
+	most int
+}
+
+func (g gatherer) Gather() int { return g.most }
 
 func (l *Link) own() *Link { return l }
 

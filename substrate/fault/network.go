@@ -38,6 +38,8 @@ type Config struct {
 	Retains bool
 	// Keeps makes links that keep what their peer has not received, as shared memory does (substrate.Keeper).
 	Keeps bool
+	// Gather makes them gatherers of writes up to so many bytes (substrate.Gatherer).
+	Gather int
 	// HardClose makes Close reset the link if bytes have arrived that were never received, as kernel TCP does. Else Close is
 	// always orderly.
 	HardClose bool
