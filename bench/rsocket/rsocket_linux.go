@@ -38,6 +38,9 @@ static const char *rs_load(void) {
 	return NULL;
 }
 
+// Go's scheduler sends its threads signals.
+#define RETRY(result, call) do result = call; while (result < 0 && errno == EINTR)
+
 // All return -errno on failure.
 static int rs_socket(void) {
 	int fd = rs.socket(AF_INET, SOCK_STREAM, 0), on = 1;
@@ -81,20 +84,24 @@ static int rs_port(int fd) {
 	return rs.getsockname(fd, (struct sockaddr *)&a, &n) ? -errno : ntohs(a.sin_port);
 }
 static int rs_accept(int fd) {
-	int c = rs.accept(fd, NULL, NULL);
+	int c;
+	RETRY(c, rs.accept(fd, NULL, NULL));
 	return c < 0 ? -errno : c;
 }
 static int rs_poll(int fd, short events, int ms) {
 	struct pollfd p = {.fd = fd, .events = events};
-	int n = rs.poll(&p, 1, ms);
+	int n;
+	RETRY(n, rs.poll(&p, 1, ms));
 	return n < 0 ? -errno : n;
 }
 static long rs_recv(int fd, void *p, size_t n) {
-	long r = rs.recv(fd, p, n, 0);
+	long r;
+	RETRY(r, rs.recv(fd, p, n, 0));
 	return r < 0 ? -errno : r;
 }
 static long rs_send(int fd, const void *p, size_t n) {
-	long r = rs.send(fd, p, n, 0);
+	long r;
+	RETRY(r, rs.send(fd, p, n, 0));
 	return r < 0 ? -errno : r;
 }
 static void rs_close(int fd) {

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/sockemu/sockemu/bench"
 	"github.com/sockemu/sockemu/bench/peers"
+	"github.com/sockemu/sockemu/bench/queuepair"
 	"github.com/sockemu/sockemu/bench/rsocket"
 	"github.com/sockemu/sockemu/bench/ucx"
 	verbs "github.com/sockemu/sockemu/substrate_verbs"
@@ -21,6 +22,7 @@ func transports() bench.Registry {
 		thin("auto"),
 		peers.QUIC(),
 		bench.If(ucx.Available, bench.Via("peer:ucx", "shm", shm.Dial, shm.Listen)),
+		bench.If(verbs.Devices().Check, bench.Via("peer:queuepair", "verbs", queuepair.Dial, queuepair.Listen)),
 		bench.If(rsocket.Available, bench.Via("peer:rsocket", "verbs", rsocket.Dial, rsocket.Listen)),
 	}
 }
