@@ -135,6 +135,9 @@ func (d *devices) adapter(at place) (*adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b, err := a.Alloc(1); err == nil {
+		a.Free(b) // it stays registered: the first who sends needn't wait for that, nor measure it
+	}
 	d.open[at] = &adapter{Adapter: a, of: d, at: at, users: 1}
 	return d.open[at], nil
 }

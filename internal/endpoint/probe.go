@@ -22,7 +22,9 @@ const (
 	probePiece   = 64 << 10
 	probeTrain   = 512 << 10              // the longest train; the first is one piece
 	probeTrains  = 12                     // enough to have gone around a ring of shared memory, whose first touch costs page faults
-	trainsTime   = 20 * time.Millisecond  // for all of them, but one is always sent
+	trainsTime   = 20 * time.Millisecond  // for all of them, but one is always sent ...
+	leastTrains  = 3                      // ... and so many, unless they take
+	slowTime     = 100 * time.Millisecond // so long
 	probeTime    = time.Second            // for one path that nobody named
 	probeBudget  = 250 * time.Millisecond // of it, for the measurement after the handshake
 	busyPause    = 20 * time.Millisecond  // before a peer that serves others is asked again, doubled each time
@@ -90,22 +92,28 @@ func (e *Endpoint) measure(ctx context.Context, proc gid.ProcessID, path selecto
 	m.RTTMin, m.RTTP99 = rtts[0], rtts[min(len(rtts)-1, len(rtts)*99/100)]
 	m.Cost = substrate.Cost{RTT: median, Jitter: off[len(off)/2] * 6 / 5, Samples: len(rtts), Source: substrate.SourceProbe}
 
-	// The median says what a message costs, but a few late ones, of a machine that is busy for a moment, must not decide what a byte
-	// costs: there the best train counts.
+	m.Cost.PerByte, err = trains(rtts[0], func(n int) (time.Duration, error) { return ask(link, wire.ProbeTrain, n, 0) })
+	return m, peer, err
+}
+
+// trains returns what a byte costs, in nanoseconds, beyond the least round-trip time. Of what ask takes the best train counts: the median says
+// what a message costs, but a few late ones, of a machine that is busy for a moment, must not decide what a byte costs. Nor must the first,
+// which may have to wait for memory.
+func trains(rtt time.Duration, ask func(n int) (time.Duration, error)) (perByte float64, err error) {
 	best := math.Inf(1)
-	end = time.Now().Add(trainsTime)
-	for i, n := 0, probePiece; i == 0 || i < probeTrains && time.Now().Before(end); i++ {
-		d, err := ask(link, wire.ProbeTrain, n, 0)
+	spent := time.Duration(0)
+	for i, n := 0, probePiece; i == 0 || i < probeTrains && spent < trainsTime || i < leastTrains && spent < slowTime; i++ {
+		d, err := ask(n)
 		if err != nil {
-			return m, peer, err
+			return 0, err
 		}
-		best = min(best, float64(max(d-rtts[0], d/4))/float64(n))
+		spent += d
+		best = min(best, float64(max(d-rtt, d/4))/float64(n))
 		if d < trainsTime/10 {
 			n = min(2*n, probeTrain)
 		}
 	}
-	m.Cost.PerByte = best
-	return m, peer, nil
+	return best, nil
 }
 
 // ask sends a request with n bytes behind it and returns how long its answer, with so many bytes behind it, took.
