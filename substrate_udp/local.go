@@ -119,6 +119,7 @@ const (
 	mostMisses = 10
 	together   = 64
 	spinYield  = 4 // looks between two turns of other goroutines
+	streamLook = 3 * time.Microsecond
 )
 
 // spin looks for datagrams for a moment instead of sleeping at once, where that pays: the peer is on another processor of this host, and
@@ -151,6 +152,10 @@ func (s *socket) spin(l *link) (int, error) {
 		}
 		if i%spinYield == 0 {
 			runtime.Gosched()
+		}
+		if s.stream == l { // each look disturbs the peer, who takes the same locks in the kernel
+			for j, t := 0, time.Now(); j < mostLooks && time.Since(t) < streamLook; j++ {
+			}
 		}
 	}
 	l.misses = min(l.misses+1, mostMisses)
