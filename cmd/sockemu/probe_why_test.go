@@ -107,6 +107,10 @@ func TestProbeWhyProcesses(t *testing.T) {
 	require.Empty(t, errs)
 
 	require.NoError(t, client.Process.Signal(syscall.SIGSTOP))
+	var status syscall.WaitStatus
+	_, err = syscall.Wait4(client.Process.Pid, &status, syscall.WUNTRACED, nil) // it stops a moment later
+	require.NoError(t, err)
+	require.True(t, status.Stopped())
 	out, errs, code = probe(t, "why", gid)
 	require.NoError(t, client.Process.Signal(syscall.SIGCONT))
 	require.Equal(t, exitOK, code, errs)
