@@ -14,7 +14,9 @@
 //     likes. Each placement is a case. How far the two CPUs are apart at the moment is in each row.
 //   - The congestion control is pinned, in every mode.
 //   - Allocations are counted after the timing, exactly, in both processes. The loops of this package don't allocate.
+//   - So is processor time, of both processes and what the kernel does in their name: what else runs on the machine changes it less than
+//     anything else here. Whoever spins while he waits uses it, too.
 //
 // What it doesn't do: it sends the same few buffers again and again, so that they stay in cache (Config.Cold walks through
-// 64 MiB instead); it has one busy connection at a time; and it doesn't measure CPU time. Linux only.
+// 64 MiB instead); and it has one busy connection at a time. Linux only.
 package bench

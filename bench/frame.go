@@ -68,20 +68,23 @@ func writeFrame(w io.Writer, k kind, body any) error {
 }
 
 // A countersFrame is a whole kindCounters answer.
-type countersFrame [frameHeader + 16]byte
+type countersFrame [frameHeader + countersLen]byte
+
+const countersLen = 24
 
 func (f *countersFrame) put(c counters) {
 	f[0] = byte(kindCounters)
-	binary.BigEndian.PutUint32(f[1:], 16)
+	binary.BigEndian.PutUint32(f[1:], countersLen)
 	binary.BigEndian.PutUint64(f[5:], c.Objects)
 	binary.BigEndian.PutUint64(f[13:], c.Bytes)
+	binary.BigEndian.PutUint64(f[21:], c.CPU)
 }
 
 func parseCounters(body []byte) (counters, error) {
-	if len(body) != 16 {
-		return counters{}, fmt.Errorf("counters of %d bytes, want 16", len(body))
+	if len(body) != countersLen {
+		return counters{}, fmt.Errorf("counters of %d bytes, want %d", len(body), countersLen)
 	}
-	return counters{binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:])}, nil
+	return counters{binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:]), binary.BigEndian.Uint64(body[16:])}, nil
 }
 
 // setup tells a worker its case.

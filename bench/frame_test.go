@@ -42,7 +42,7 @@ func TestFrameErrors(t *testing.T) {
 func TestCountersFrame(t *testing.T) {
 	var header [frameHeader]byte
 	var f countersFrame
-	want := counters{Objects: 3, Bytes: 1 << 40}
+	want := counters{Objects: 3, Bytes: 1 << 40, CPU: 5}
 	f.put(want)
 	g, err := readFrame(bytes.NewReader(f[:]), &header)
 	require.NoError(t, err)

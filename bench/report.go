@@ -78,6 +78,8 @@ type Row struct {
 	AAMean    float64   `json:"aa_mean"`
 	AllocsOp  float64   `json:"allocs_op"`        // heap allocations per operation, of both processes
 	BytesOp   float64   `json:"bytes_op"`         // their bytes
+	CPUUs     float64   `json:"cpu_us"`           // processor time per operation, of both processes and the kernel for them
+	CPURaw    float64   `json:"cpu_ratio"`        // its ratio to raw's
 	CoreNs    int64     `json:"core_distance_ns"` // just before this case; 0: unknown
 }
 

@@ -16,7 +16,7 @@ func report() *Report {
 		return Row{
 			Op: op, Mode: mode, Substrate: "tcp", Placement: Same, Size: size, N: 1000, Rounds: 40, P50Us: 21.345, P99Us: 60.5, MBs: 4321,
 			RatioRaw: ratio, RatioQ1: ratio - 0.01, RatioQ3: ratio + 0.01, RatioLo: ratio - 0.005, RatioHi: ratio + 0.005, RatioMean: ratio,
-			AARatio: 1.001, AAQ1: 0.99, AAQ3: 1.01, AALo: 0.995, AAHi: 1.005, AAMean: 1.002, AllocsOp: 0.25, BytesOp: 16, CoreNs: 250,
+			AARatio: 1.001, AAQ1: 0.99, AAQ3: 1.01, AALo: 0.995, AAHi: 1.005, AAMean: 1.002, AllocsOp: 0.25, BytesOp: 16, CPUUs: 7.5, CPURaw: ratio, CoreNs: 250,
 		}
 	}
 	return &Report{
@@ -52,6 +52,7 @@ func TestReportJSON(t *testing.T) {
 	for name, want := range map[string]any{
 		"op": "rtt", "mode": "raw", "substrate": "tcp", "size": 32768.0, "n": 1000.0, "p50_us": 21.345, "p99_us": 60.5, "mb_s": 4321.0,
 		"ratio_raw": 1.0, "allocs_op": 0.25, "placement": "same", "aa_ratio": 1.001,
+		"cpu_us": 7.5, "cpu_ratio": 1.0,
 	} {
 		assert.Equal(t, want, fields.Rows[0][name], name)
 	}
@@ -71,13 +72,13 @@ func TestReportTable(t *testing.T) {
 loopback; medians of up to 40 rounds of 4000 us blocks on 8 connections each; [quartiles], (95 % confidence of the median); A/A: raw beside raw
 
 Round trip, us, placement same (ratio to raw, of medians and of means: lower is better)
-   size      mode  raw p50  raw p99    p50   p99  ratio    [quartiles]         (95 %)    A/A    [quartiles]   mean    A/A  allocs/op
-    128  thin/tcp    21.34     60.5  21.34  60.5  1.020  [1.010 1.030]  (1.015 1.025)  1.001  [0.990 1.010]  1.020  1.002       0.25
-  32768  thin/tcp    21.34     60.5  21.34  60.5  1.060  [1.050 1.070]  (1.055 1.065)  1.001  [0.990 1.010]  1.060  1.002       0.25
+   size      mode  raw p50  raw p99    p50   p99  ratio    [quartiles]         (95 %)    A/A    [quartiles]   mean    A/A  CPU us  ratio  allocs/op
+    128  thin/tcp    21.34     60.5  21.34  60.5  1.020  [1.010 1.030]  (1.015 1.025)  1.001  [0.990 1.010]  1.020  1.002    7.50  1.020       0.25
+  32768  thin/tcp    21.34     60.5  21.34  60.5  1.060  [1.050 1.070]  (1.055 1.065)  1.001  [0.990 1.010]  1.060  1.002    7.50  1.060       0.25
 
 Bandwidth, MB/s, placement same (ratio to raw: higher is better)
-  size      mode  raw MB/s  MB/s  ratio    [quartiles]         (95 %)    A/A    [quartiles]  allocs/op
-   128  thin/tcp      4321  4321  0.900  [0.890 0.910]  (0.895 0.905)  1.001  [0.990 1.010]       0.25
+  size      mode  raw MB/s  MB/s  ratio    [quartiles]         (95 %)    A/A    [quartiles]  CPU us  ratio  allocs/op
+   128  thin/tcp      4321  4321  0.900  [0.890 0.910]  (0.895 0.905)  1.001  [0.990 1.010]    7.50  0.900       0.25
 
 not measured: placement two: only one CPU
 

@@ -217,8 +217,13 @@ func (r *runner) measure(ctx context.Context, c benchCase, budget time.Duration)
 	rows := r.rows(c, res)
 	for i := range rows {
 		rows[i].CoreNs = distance
-		if rows[i].AllocsOp, rows[i].BytesOp, err = countAllocs(ctx, server, client, i); err != nil {
+		if err := countCosts(ctx, server, client, i, &rows[i]); err != nil {
 			return err
+		}
+	}
+	for i := range rows {
+		if rows[0].CPUUs > 0 {
+			rows[i].CPURaw = round(rows[i].CPUUs/rows[0].CPUUs, 4)
 		}
 	}
 	r.report.Rows = append(r.report.Rows, rows...)
@@ -260,26 +265,29 @@ func (r *runner) connect(ctx context.Context, c benchCase, server, client *proce
 	return nil
 }
 
-// countAllocs counts the allocations of both processes per operation on one lane.
-func countAllocs(ctx context.Context, server, client *process, lane int) (objects, bytes float64, err error) {
+// countCosts counts what both processes allocate and how long they use processors, per operation on one lane.
+func countCosts(ctx context.Context, server, client *process, lane int, row *Row) error {
 	before, err := server.counters(ctx)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	var res allocsResult
 	if err := client.call(ctx, countTime, kindAllocs, allocs{lane}, &res); err != nil {
-		return 0, 0, err
+		return err
 	}
 	after, err := server.counters(ctx)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	if res.Ops == 0 {
-		return 0, 0, errors.New("no operations to count allocations over")
+		return errors.New("no operations to count costs over")
 	}
 	d := after.sub(before)
 	n := float64(res.Ops)
-	return round(float64(res.Objects+d.Objects)/n, 4), round(float64(res.Bytes+d.Bytes)/n, 2), nil
+	row.AllocsOp = round(float64(res.Objects+d.Objects)/n, 4)
+	row.BytesOp = round(float64(res.Bytes+d.Bytes)/n, 2)
+	row.CPUUs = round(float64(res.CPU+d.CPU)/n/1e3, 4)
+	return nil
 }
 
 // rows turns the timing of one case into rows, one for each lane but the control.

@@ -76,10 +76,10 @@ func (t *table) group(op Op, p Placement, rows []Row) {
 	both := slices.ContainsFunc(rows, func(r Row) bool { return r.Mode != ModeRaw })
 	if op == RTT {
 		t.text("\nRound trip, us, placement %s (ratio to raw, of medians and of means: lower is better)\n", p)
-		t.cells("size\tmode\traw p50\traw p99\tp50\tp99\tratio\t[quartiles]\t(95 %%)\tA/A\t[quartiles]\tmean\tA/A\tallocs/op\t\n")
+		t.cells("size\tmode\traw p50\traw p99\tp50\tp99\tratio\t[quartiles]\t(95 %%)\tA/A\t[quartiles]\tmean\tA/A\tCPU us\tratio\tallocs/op\t\n")
 	} else {
 		t.text("\nBandwidth, MB/s, placement %s (ratio to raw: higher is better)\n", p)
-		t.cells("size\tmode\traw MB/s\tMB/s\tratio\t[quartiles]\t(95 %%)\tA/A\t[quartiles]\tallocs/op\t\n")
+		t.cells("size\tmode\traw MB/s\tMB/s\tratio\t[quartiles]\t(95 %%)\tA/A\t[quartiles]\tCPU us\tratio\tallocs/op\t\n")
 	}
 	for i := range rows {
 		r, raw := &rows[i], t.r.raw(&rows[i])
@@ -96,6 +96,6 @@ func (t *table) group(op Op, p Placement, rows []Row) {
 		if op == RTT {
 			t.cells("%.3f\t%.3f\t", r.RatioMean, r.AAMean)
 		}
-		t.cells("%.2f\t\n", r.AllocsOp)
+		t.cells("%.2f\t%.3f\t%.2f\t\n", r.CPUUs, r.CPURaw, r.AllocsOp)
 	}
 }

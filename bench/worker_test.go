@@ -32,6 +32,7 @@ func TestWorkerEndsWithItsInput(t *testing.T) {
 			c, err := p.counters(t.Context())
 			require.NoError(t, err)
 			require.Positive(t, c.Objects)
+			require.Positive(t, c.CPU)
 			require.NoError(t, p.end(), "it ends by itself, with status 0")
 		})
 	}
