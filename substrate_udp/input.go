@@ -164,8 +164,8 @@ func (l *link) onReset() {
 }
 
 // afterBatch does what one batch of datagrams asks for: one acknowledgement, whatever the number of packets, and what it allows
-// to be sent. It reports whether a user waited for what came,
-// and whether that is part of a stream: much, while nothing goes the other way.
+// to be sent. It reports whether a user waited for what came, and whether that is part of a stream: much, while nothing goes the other
+// way.
 func (l *link) afterBatch(now int64) (waits, streams bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -28,7 +28,7 @@ type turns struct {
 	aimed *link // in whose user's memory the next datagram lands
 	head  [maxHeader]byte
 
-	stream *link  // which brings a stream from a peer, if all of the last batch was for it
+	stream *link  // that the last batch brought a part of a stream for
 	woken  func() // giveWay
 	yield  func() // sys.Yield; in tests something else
 	cpu    func() byte
