@@ -60,8 +60,8 @@ type Link interface {
 	// then n tells how many were taken before, and err why no more (os.ErrDeadlineExceeded for the deadline).
 	//
 	// If Caps.Retains is false the link is done with the slices when Send returns. If it is true the link may keep them, to
-	// retransmit or to DMA from them, and they stay unchanged until Release says that they are not needed any more: no
-	// second copy is made below the session's send buffer. off is for such links; a byte-stream link ignores it. Bytes sent
+	// retransmit or to DMA from them, and they stay unchanged until Release says that they are not needed any more, or Close
+	// has returned: no second copy is made below the session's send buffer. off is for such links; a byte-stream link ignores it. Bytes sent
 	// at offset Unkept are never kept. The offsets of other Sends follow each other without a gap.
 	Send(off uint64, bufs [][]byte) (n int, err error)
 
@@ -87,7 +87,8 @@ type Link interface {
 	// link: Drain still works. It is how a session stops delivery from an old link *before* it announces a resume offset.
 	Interrupt()
 
-	// Close frees the link. Bytes that Send took may or may not reach the peer. It doesn't block on the network.
+	// Close frees the link. Bytes that Send took may or may not reach the peer; a link that kept slices is done with them when Close
+	// returns, and sends what it still wants to send from a copy. It doesn't block on the network.
 	Close() error
 
 	// Cost says what this path costs now, as far as the substrate can tell by itself (TCP: the kernel's estimates).

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"io"
+	"math"
 	"net"
 	"os"
 	"time"
@@ -184,6 +185,7 @@ func (l *Link) Close() error {
 	l.wake()
 	c, unread := l.conn, l.in().unread()
 	l.in().hangUp()
+	l.out().store.release(math.MaxUint64) // what is in flight travels on, from a copy
 	switch {
 	case c.err != nil:
 	case c.ends[1-l.side].closed:

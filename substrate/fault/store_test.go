@@ -58,3 +58,15 @@ func TestRetains(t *testing.T) {
 		recv(t, b, "first SECond")
 	})
 }
+
+// TestRetainsUntilClose: after that what is in flight comes from a copy.
+func TestRetainsUntilClose(t *testing.T) {
+	linked(t, Config{Retains: true}, func(t *testing.T, n *Network, a, b substrate.Link) {
+		p := []byte("first")
+		_, err := a.Send(0, [][]byte{p})
+		require.NoError(t, err)
+		require.NoError(t, a.Close())
+		copy(p, "XXXXX")
+		recv(t, b, "first")
+	})
+}

@@ -160,6 +160,25 @@ func testRelease(h *harness) {
 	w.release(w.off)
 }
 
+// testCloseGivesBack: when Close has returned what the link kept is the sender's again, also if it is still on its way.
+func testCloseGivesBack(h *harness) {
+	for _, size := range []int{1, 2000, 300_000} {
+		a, b := h.pair()
+		w, r := h.writer(a, h.Dialer), h.reader(b)
+		require.NoError(h, a.SetSendDeadline(time.Now().Add(moment))) // nobody receives: as much as goes in
+		if _, err := w.send(size); err != nil {
+			require.ErrorIs(h, err, os.ErrDeadlineExceeded)
+		}
+		require.NoError(h, a.Close())
+		for _, p := range w.held {
+			poison(p.b)
+		}
+		err := r.rest()
+		require.NotErrorIs(h, err, errCorrupt, "after %d bytes", r.off.Load())
+		require.LessOrEqual(h, r.off.Load(), w.off)
+	}
+}
+
 func testRecvDeadline(h *harness) {
 	a, b := h.pair()
 	w, r := h.writer(a, h.Dialer), h.reader(b)

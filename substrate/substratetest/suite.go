@@ -80,6 +80,7 @@ var tests = []test{
 	{"RecvIntoTinyBuffers", testTinyBuffers},
 	{"BackPressure", testBackPressure},
 	{"ReleaseGivesBack", testRelease},
+	{"CloseGivesBack", testCloseGivesBack},
 	{"SendUnkept", testUnkept},
 	{"KeeperTaken", testTaken},
 	{"KeeperTakenMeanwhile", testTakenMeanwhile},
