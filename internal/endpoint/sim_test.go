@@ -62,6 +62,7 @@ type schedule struct {
 
 var kinds = []string{
 	"cut", "cut", "cut-one", "reset-after", "reset-after", "blackhole", "stall", "partition", "refuse", "switch", "switch", "export-a", "export-b", "export-b",
+	"return-a", "return-b",
 }
 
 func drawSchedule(t *rapid.T) schedule {
@@ -395,15 +396,19 @@ func (sc *schedule) drive(n *fault.Network, sides [2]*side, stop <-chan struct{}
 		case "switch":
 			sides[0].conn(nil).Switch(errors.New("the schedule says so"))
 		case "export-a":
-			report(sc.move(n, sides[0]))
+			report(sc.move(n, sides[0], false))
 		case "export-b":
-			report(sc.move(n, sides[1]))
+			report(sc.move(n, sides[1], false))
+		case "return-a":
+			report(sc.move(n, sides[0], true))
+		case "return-b":
+			report(sc.move(n, sides[1], true))
 		}
 	}
 }
 
-// move exports the connection of s and imports it in a new process on the same host.
-func (sc *schedule) move(n *fault.Network, s *side) error {
+// move exports the connection of s and imports it in a new process on the same host, or in the same process again.
+func (sc *schedule) move(n *fault.Network, s *side, same bool) error {
 	ctx := context.Background()
 	s.mu.Lock()
 	old, c, l := s.ep, s.s, s.l
@@ -412,9 +417,11 @@ func (sc *schedule) move(n *fault.Network, s *side) error {
 	if err != nil {
 		return nil // it has ended
 	}
-	ep := New(sc.config(n, s.name))
-	var nl *Listener
-	if l != nil {
+	ep, nl := old, l
+	if !same {
+		ep = New(sc.config(n, s.name))
+	}
+	if l != nil && !same {
 		l.Free()
 		if nl, err = ep.Listen(ctx, l.Addr().String(), Plain{}); err != nil {
 			return err
@@ -428,7 +435,9 @@ func (sc *schedule) move(n *fault.Network, s *side) error {
 		return fmt.Errorf("%s: second import: %v", s.name, err)
 	}
 	s.mu.Lock()
-	s.old = append(s.old, old)
+	if !same {
+		s.old = append(s.old, old)
+	}
 	s.ep, s.s, s.l = ep, moved, nl
 	s.cond.Broadcast()
 	s.mu.Unlock()
