@@ -43,6 +43,9 @@ type place struct {
 	software bool // the device is rxe
 }
 
+// segment is how many bytes of a link go in one message: programs write powers of two, which should not need one more for the rest.
+const segment = 16 << 10
+
 // softwareTimeout is how long a packet may be unanswered on rxe, about a second (4.096 us * 2^18). When that of Linux 6.1 repeats messages that were
 // not lost but late, on a busy machine, it sometimes sends a packet of them once too often: the message is longer by one MTU, or its
 // bytes are wrong (seen between two virtual machines). Death of the path is noticed by heartbeats.
@@ -106,7 +109,7 @@ func (d *devices) Open(local, remote netip.Addr) (Half, error) {
 		d.finder.forget()
 		return nil, err
 	}
-	var cfg rdma.ConnConfig
+	cfg := rdma.ConnConfig{Payload: segment + dataHead}
 	if at.software {
 		cfg.Timeout = softwareTimeout
 	}

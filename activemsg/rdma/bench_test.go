@@ -118,6 +118,32 @@ func BenchmarkDevice(b *testing.B) {
 	}
 }
 
+// BenchmarkDeviceRegister is what it costs to let the peer write into a buffer and to take that back, without asking the peer, beside one
+// copy of as much.
+//
+//	SOCKEMU_TEST_RDMA_DEVICE=rxe0 go test ./activemsg/rdma -run xxx -bench DeviceRegister
+func BenchmarkDeviceRegister(b *testing.B) {
+	s := onDevice(b)
+	c, _ := s.connect(b, ConnConfig{Strict: true}, ConnConfig{})
+	for _, n := range []int{32 << 10, 256 << 10, 1 << 20} {
+		buf, err := c.Alloc(n)
+		require.NoError(b, err)
+		to := make([]byte, n)
+		b.Run(fmt.Sprintf("Register/%d", n), func(b *testing.B) {
+			for b.Loop() {
+				k, err := c.Expose(buf)
+				require.NoError(b, err)
+				c.Hide(k)
+			}
+		})
+		b.Run(fmt.Sprintf("Copy/%d", n), func(b *testing.B) {
+			for b.Loop() {
+				copy(to, buf)
+			}
+		})
+	}
+}
+
 // pingQueuePair uses the queue pairs of two carriers, past them.
 func pingQueuePair(b *testing.B, s *setup, n int) {
 	x, y := s.connect(b, ConnConfig{}, ConnConfig{})

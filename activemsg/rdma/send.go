@@ -118,7 +118,6 @@ func (c *Carrier) segment(head *[activemsg.HeaderLen]byte, payload [][]byte) err
 			k += copy(h[k:], payload[0])
 		}
 		wr.SGE[0] = c.at(h, k)
-		wr.Flags = verbs.FlagSignaled
 		c.counts.kept.Add(1)
 	default:
 		slot, err := c.takeSlot(&wr)

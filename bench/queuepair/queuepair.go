@@ -100,7 +100,7 @@ func join(ctx context.Context, tcp net.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine, err := a.Prepare(rdma.ConnConfig{Timeout: 18}) // rxe repeats messages wrongly: substrate_verbs
+	mine, err := a.Prepare(rdma.ConnConfig{Payload: 16 << 10, Timeout: 18}) // rxe repeats messages wrongly: substrate_verbs
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ func (s *Session) Write(p []byte) (int, error) {
 	s.wr.lock()
 	s.sizes.Add(len(p))
 	n, err := s.write(p)
+	if s.streak == corkAfter && s.kept.Load() != nil {
+		s.wroteAt = time.Now() // the pause begins now: such a link may take longer for a small Send than a pause may last
+	}
 	s.wr.unlock()
 	return n, err
 }
