@@ -15,7 +15,8 @@
 //
 // Send copies the bytes once, into memory from which the adapter sends, if the carrier has such memory; there they stay until the peer's end
 // of the link has taken them, for the session to send again elsewhere if the path breaks (substrate.Keeper). Recv gets them from
-// the slot in which they arrived with one copy if it waits for them, with two if they were there first.
+// the slot in which they arrived with one copy if it waits for them, with two if they were there first (docs/adr/0014). Who waits in Recv or Send
+// polls the queue pair himself, for as long as that pays.
 //
 // # Ends
 //
