@@ -125,6 +125,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"github.com/sockemu/sockemu/bench/internal/deadline"
 )
 
 // load finds the library, once.
@@ -145,13 +147,15 @@ func Available() error { return load() }
 // wait is how long a call that has a deadline sleeps before it looks again whether the connection was closed.
 const wait = 100 * time.Millisecond
 
+type deadlines = deadline.Pair
+
 // Conn is one connection. Read and Write may be called by one goroutine each at a time.
 type Conn struct {
 	fd            C.int
 	local, remote net.Addr
-	read, write   atomic.Int64 // deadlines, ns since 1970; 0: none
-	closed        atomic.Bool
-	once          sync.Once
+	deadlines
+	closed atomic.Bool
+	once   sync.Once
 }
 
 // Dial connects to address, "ip:port" of IPv4. It isn't interrupted by ctx: librdmacm bounds it by some seconds.
@@ -232,7 +236,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := c.await(&c.read, C.POLLIN); err != nil {
+	if err := c.await(&c.deadlines.Read, C.POLLIN); err != nil {
 		return 0, err
 	}
 	switch n := C.rs_recv(c.fd, unsafe.Pointer(&p[0]), C.size_t(len(p))); {
@@ -249,7 +253,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 func (c *Conn) Write(p []byte) (done int, err error) {
 	for done < len(p) {
-		if err := c.await(&c.write, C.POLLOUT); err != nil {
+		if err := c.await(&c.deadlines.Write, C.POLLOUT); err != nil {
 			return done, err
 		}
 		n := C.rs_send(c.fd, unsafe.Pointer(&p[done]), C.size_t(len(p)-done))
@@ -289,26 +293,6 @@ func (c *Conn) await(deadline *atomic.Int64, events C.short) error {
 func (c *Conn) Close() error {
 	c.closed.Store(true)
 	c.once.Do(func() { C.rs_close(c.fd) })
-	return nil
-}
-
-// SetDeadline sets both deadlines. It concerns calls that begin later.
-func (c *Conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline bounds Reads that begin later.
-func (c *Conn) SetReadDeadline(t time.Time) error { return set(&c.read, t) }
-
-// SetWriteDeadline bounds Writes that begin later.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return set(&c.write, t) }
-
-func set(d *atomic.Int64, t time.Time) error {
-	if t.IsZero() {
-		d.Store(0)
-	} else {
-		d.Store(t.UnixNano())
-	}
 	return nil
 }
 

@@ -179,17 +179,17 @@ import "C"
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/sockemu/sockemu/bench"
+
+	"github.com/sockemu/sockemu/bench/internal/deadline"
 )
 
 var load = sync.OnceValue(func() error {
@@ -289,7 +289,7 @@ func (t *Transport) join(ctx context.Context, meeting net.Conn) (_ *Conn, err er
 	if end, ok := ctx.Deadline(); ok {
 		meeting.SetDeadline(end)
 	}
-	c := &Conn{Conn: meeting, c: (*C.ux_conn)(C.calloc(1, C.sizeof_ux_conn))}
+	c := &Conn{meeting: meeting, c: (*C.ux_conn)(C.calloc(1, C.sizeof_ux_conn))}
 	var address unsafe.Pointer
 	var n C.size_t
 	if err := fail("open", C.ux_open(context, c.c, &address, &n)); err != nil {
@@ -312,12 +312,14 @@ func (t *Transport) join(ctx context.Context, meeting net.Conn) (_ *Conn, err er
 	return c, fail("connect", C.ux_connect(c.c, unsafe.Pointer(unsafe.SliceData(peer))))
 }
 
+type deadlines = deadline.Pair
+
 // Conn is one connection. The embedded one, over which the ends met, gives it addresses.
 type Conn struct {
-	net.Conn
-	mu          sync.Mutex
-	c           *C.ux_conn
-	read, write atomic.Int64 // deadlines, ns since 1970; 0: none
+	meeting net.Conn
+	mu      sync.Mutex
+	c       *C.ux_conn
+	deadlines
 }
 
 func (c *Conn) Read(p []byte) (int, error) {
@@ -326,7 +328,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := C.ux_recv(c.c, unsafe.Pointer(&p[0]), C.size_t(len(p)), C.int64_t(c.read.Load()))
+	n := C.ux_recv(c.c, unsafe.Pointer(&p[0]), C.size_t(len(p)), C.int64_t(c.deadlines.Read.Load()))
 	if n < 0 {
 		return 0, fail("receive", C.int(n))
 	}
@@ -339,7 +341,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := fail("send", C.ux_send(c.c, unsafe.Pointer(&p[0]), C.size_t(len(p)), C.int64_t(c.write.Load()))); err != nil {
+	if err := fail("send", C.ux_send(c.c, unsafe.Pointer(&p[0]), C.size_t(len(p)), C.int64_t(c.deadlines.Write.Load()))); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -348,28 +350,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 // Close ends calls that wait. The memory is kept until the process ends.
 func (c *Conn) Close() error {
 	C.ux_close(c.c)
-	return c.Conn.Close()
+	return c.meeting.Close()
 }
 
-// SetDeadline sets both deadlines. It concerns calls that begin later.
-func (c *Conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline bounds Reads that begin later.
-func (c *Conn) SetReadDeadline(t time.Time) error { return set(&c.read, t) }
-
-// SetWriteDeadline bounds Writes that begin later.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return set(&c.write, t) }
-
-func set(d *atomic.Int64, t time.Time) error {
-	if t.IsZero() {
-		d.Store(0)
-	} else {
-		d.Store(t.UnixNano())
-	}
-	return nil
-}
+// LocalAddr and RemoteAddr are those of the TCP connection on which the ends have met.
+func (c *Conn) LocalAddr() net.Addr  { return c.meeting.LocalAddr() }
+func (c *Conn) RemoteAddr() net.Addr { return c.meeting.RemoteAddr() }
 
 // fail makes an error of a status.
 func fail(op string, status C.int) error {
