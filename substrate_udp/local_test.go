@@ -200,8 +200,9 @@ var mustAddr = netip.MustParseAddrPort
 
 // TestGiveWay: only a user who receives a stream from a peer on his processor lets that go on, and not where it takes long.
 func TestGiveWay(t *testing.T) {
-	inMemory(t, func(t *testing.T, _ *memory, _ *Substrate, a, b *link, _ *tap) {
-		s := b.sock
+	synctest.Test(t, func(t *testing.T) {
+		s := &socket{sub: New(Options{})} // that nobody reads
+		b := &link{sub: s.sub, sock: s}
 		yields, takes := 0, time.Duration(0)
 		s.yield = func() {
 			yields++
