@@ -7,8 +7,12 @@ import (
 	"github.com/sockemu/sockemu/internal/sys"
 )
 
-// piece is how much is copied before the other end is told: it copies one piece while this end copies the next.
-const piece = 32 << 10
+// piece is how much is copied before an end that sleeps is woken, and glance before one that is awake can see it: it copies one
+// glance while this end copies the next.
+const (
+	piece  = 32 << 10
+	glance = 8 << 10
+)
 
 // sip is how much one copy out of a ring takes. Larger ones Go makes with REP MOVS where an Intel processor says that this is fast,
 // and so it is, but for bytes that lie in another core's cache: there it doesn't fetch ahead, and moves a quarter less.
@@ -54,11 +58,16 @@ func (r *outRing) put(p []byte) {
 	r.tail += uint64(len(p))
 }
 
-// publish shows the peer what was put, and reports whether it sleeps and must be woken.
-func (r *outRing) publish() (wake bool) {
+// show lets a peer that is awake see what was put.
+func (r *outRing) show() {
 	r.sent.Store(r.tail)
 	sys.Publishing()
 	r.shared.tail.Store(r.tail)
+}
+
+// publish shows the peer what was put, and reports whether it sleeps and must be woken.
+func (r *outRing) publish() (wake bool) {
+	r.show()
 	return r.shared.hungry.Load() != 0 && r.shared.hungry.Swap(0) != 0
 }
 

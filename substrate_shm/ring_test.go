@@ -42,6 +42,10 @@ func TestRingModel(t *testing.T) {
 				out.put(p)
 				put = append(put, p...)
 			},
+			"show": func(*rapid.T) {
+				out.show()
+				model, put = append(model, put...), nil
+			},
 			"publish": func(t *rapid.T) {
 				sleeps := rapid.Bool().Draw(t, "the receiver sleeps")
 				if sleeps {
