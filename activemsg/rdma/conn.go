@@ -20,7 +20,7 @@ type ConnConfig struct {
 	SendSlots int // segments that can be on their way as copies; 0 is 32
 
 	// Spin is how long to look for completions before sleeping, at most: less if what was waited for of late came sooner, and not at all if it
-	// came later. 0 is 50 us, or 5 ms where other threads get their turn between looks: on machines with less than 4 processors. Less than 0: never.
+	// came later. 0 is 50 us, or 2 ms where other threads get their turn between looks: on machines with less than 4 processors. Less than 0: never.
 	Spin time.Duration
 
 	Timeout int // exponent of the time-out of a packet, 4.096 us * 2^Timeout; 0 is 14, 67 ms
@@ -44,7 +44,7 @@ func (cfg *ConnConfig) defaults() {
 	if cfg.Spin == 0 {
 		cfg.Spin = 50 * time.Microsecond
 		if fewProcessors() {
-			cfg.Spin = 5 * time.Millisecond
+			cfg.Spin = 2 * time.Millisecond
 		}
 	}
 }
