@@ -62,7 +62,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 		return nil, err
 	}
 	if err := s.Bind(e.newLink(e.basePath(address), link, a, 1, true, peer)); err != nil {
-		e.remove(endOf(s))
+		e.remove(s)
 		return nil, err
 	}
 	e.count.opened.Add(1)

@@ -37,7 +37,7 @@ type Endpoint struct {
 
 	mu        sync.Mutex
 	sessions  map[end]*entry
-	ended     []end // remembered, oldest first
+	ended     []*session.Session // remembered, oldest first
 	peers     map[gid.ProcessID]*peer
 	channels  map[*channel]struct{}
 	listeners map[*Listener]struct{} // also closed ones that connections still need

@@ -23,7 +23,7 @@ func (e *Endpoint) Export(ctx context.Context, s *session.Session) ([]byte, erro
 		return nil, err
 	}
 	st.Home = home
-	e.forget(endOf(s)) // a resume that comes here finds nobody, not a closed connection
+	e.forget(s) // a resume that comes here finds nobody, not a closed connection
 	return st.Encode(e.cfg.ClusterKey), nil
 }
 

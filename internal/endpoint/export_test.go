@@ -50,3 +50,25 @@ func TestImportWhereItWas(t *testing.T) {
 		})
 	}
 }
+
+// TestImportStays: when the end that was exported is no longer remembered the one that has come back in its place still is.
+func TestImportStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCouple(t, fault.Config{Seed: 1}, Config{Session: session.Config{GoneAfter: time.Minute}})
+		p.alive(t)
+		for _, x := range []struct {
+			e *Endpoint
+			s **session.Session
+		}{{p.ea, &p.a}, {p.eb, &p.b}} {
+			state, err := x.e.Export(t.Context(), *x.s)
+			require.NoError(t, err)
+			*x.s, err = x.e.Import(t.Context(), state, false)
+			require.NoError(t, err)
+			p.alive(t)
+		}
+		time.Sleep(2 * p.ea.cfg.Remember)
+		p.alive(t)
+		require.Len(t, p.ea.Sessions(), 1)
+		require.Len(t, p.eb.Sessions(), 1)
+	})
+}

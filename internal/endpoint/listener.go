@@ -373,7 +373,7 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 		return
 	}
 	if err := s.Bind(e.newLink(l.path(), link, a, 1, false, o.peer)); err != nil {
-		e.remove(endOf(s))
+		e.remove(s)
 		return
 	}
 	if !l.push(Accepted{Session: s}) {

@@ -478,6 +478,23 @@ func TestDuellingDialers(t *testing.T) {
 	}
 }
 
+// TestReturnUnheard: an end that can't dial came back to its process while nothing of that got through, and its peer, with nothing to say, kept
+// a link that was dead: the end that had come back didn't know its number any more.
+func TestReturnUnheard(t *testing.T) {
+	t.Parallel()
+	ms := time.Millisecond
+	sc := schedule{
+		Seed: 376, NetBuffer: 1 << 10, SendBuffer: 16 << 20, RecvBuffer: 64 << 10, AckEvery: 64 << 10, Delay: 60 * ms, Jitter: ms, Duplicate: 0.5,
+		Bytes: [2]int{1, 60_000}, Chunk: [2]int{1 << 10, 9000}, Pause: [2]time.Duration{29 * ms, 2 * ms}, ReadPause: [2]time.Duration{3 * ms, 10 * ms},
+		HalfClose: [2]bool{true, true}, SimultaneousEnd: true,
+		Events: []event{
+			{At: 195 * ms, Kind: "blackhole", For: 308 * ms, N: 20, Dir: 2}, {At: 196 * ms, Kind: "return-b", For: 4 * ms, N: 1, Dir: 3},
+			{At: 373 * ms, Kind: "stall", For: 202 * ms, Dir: 2},
+		},
+	}
+	synctest.Test(t, func(t *testing.T) { require.NoError(t, sc.run()) })
+}
+
 // brief says where a side stands.
 func brief(s *side) string {
 	n := s.conn(nil).Snapshot()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
@@ -73,14 +74,15 @@ func (e *Endpoint) add(en *entry) error {
 	return nil
 }
 
-func (e *Endpoint) remove(id end) {
+// remove takes s out of the table, unless another session has that end by now: s was exported, and came back.
+func (e *Endpoint) remove(s *session.Session) {
 	e.mu.Lock()
-	en := e.sessions[id]
-	if en == nil {
+	en := e.sessions[endOf(s)]
+	if en == nil || en.s != s {
 		e.mu.Unlock()
 		return
 	}
-	delete(e.sessions, id)
+	delete(e.sessions, endOf(s))
 	p := en.peer
 	var free *Listener
 	if en.from != nil && !en.ended {
@@ -117,8 +119,8 @@ func (e *Endpoint) Ended(s *session.Session) {
 		e.wg.Go(func() { e.tellEnd(s) })
 	}
 	e.total.add(last)
-	e.ended = append(e.ended, endOf(s))
-	var oldest end
+	e.ended = append(e.ended, s)
+	var oldest *session.Session
 	if len(e.ended) > maxRemembered {
 		oldest = e.ended[0]
 	}
@@ -134,11 +136,11 @@ func (e *Endpoint) Ended(s *session.Session) {
 	if free != nil {
 		free.rawNow().Close()
 	}
-	if !oldest.id.IsZero() {
+	if oldest != nil {
 		e.forget(oldest)
 	}
 	if !closed {
-		time.AfterFunc(e.cfg.Remember, func() { e.forget(endOf(s)) })
+		time.AfterFunc(e.cfg.Remember, func() { e.forget(s) })
 	}
 }
 
@@ -171,14 +173,11 @@ func (e *Endpoint) tellEnd(s *session.Session) {
 	}
 }
 
-func (e *Endpoint) forget(id end) {
+func (e *Endpoint) forget(s *session.Session) {
 	e.mu.Lock()
-	for i, g := range e.ended {
-		if g == id {
-			e.ended = append(e.ended[:i], e.ended[i+1:]...)
-			break
-		}
+	if i := slices.Index(e.ended, s); i >= 0 {
+		e.ended = slices.Delete(e.ended, i, i+1)
 	}
 	e.mu.Unlock()
-	e.remove(id)
+	e.remove(s)
 }

@@ -115,6 +115,7 @@ func Import(st *State, cfg Config, env Env, pool *Pool) (*Session, error) {
 	s := New(st.GID, st.Initiator, st.Secret, cfg, env, pool)
 	s.epoch, s.peerEpoch, s.peer, s.peerAddrs = st.Epoch+1, st.PeerEpoch, st.Peer, st.PeerAddrs
 	s.linkNo, s.peerLimit, s.linger = st.LinkNo, st.PeerLimit, st.Linger
+	s.lostNo = st.LinkNo // the exporter's links are dead, whether the peer has noticed or not
 	s.finSent, s.finSeen, s.finKnown, s.fin, s.peerClose = st.FinSent, st.FinSeen, st.FinKnown, st.Fin, st.PeerClose
 	if st.FinKnown {
 		s.finAt.Store(st.Fin)
