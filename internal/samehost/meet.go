@@ -20,6 +20,12 @@ const TokenSize = 32
 // meetTimeout bounds a meeting.
 const meetTimeout = 2 * time.Second
 
+// Pauses after a failed accept.
+const (
+	acceptPause    = 5 * time.Millisecond
+	acceptPauseMax = time.Second
+)
+
 // suffix of the sockets.
 const suffix = ".ack"
 
@@ -32,8 +38,9 @@ var ErrToken = errors.New("the process there does not know the channel")
 
 // A Host is where other processes of the same user on this host hand over pages.
 type Host struct {
-	l    *net.UnixListener
-	done chan struct{}
+	l       *net.UnixListener
+	closing chan struct{}
+	done    chan struct{}
 }
 
 // Listen opens the meeting place of process proc. take is called for each page that comes, in a goroutine of its own, with
@@ -48,23 +55,36 @@ func Listen(proc gid.ProcessID, take func(token [TokenSize]byte, p *Page) bool) 
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{l: l, done: make(chan struct{})}
-	go h.loop(take)
+	h := &Host{l: l, closing: make(chan struct{}), done: make(chan struct{})}
+	go h.loop(l.AcceptUnix, func(c *net.UnixConn) { receive(c, take) })
 	return h, nil
 }
 
-func (h *Host) loop(take func([TokenSize]byte, *Page) bool) {
+// loop lets others in until Close. A process without free descriptors, most likely, tries again.
+func (h *Host) loop(accept func() (*net.UnixConn, error), meet func(*net.UnixConn)) {
 	defer close(h.done)
+	pause := time.Duration(0)
 	for {
-		c, err := h.l.AcceptUnix()
-		if err != nil {
+		c, err := accept()
+		if err == nil {
+			pause = 0
+			meet(c)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		h.meet(c, take)
+		pause = min(max(2*pause, acceptPause), acceptPauseMax)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-h.closing:
+		}
+		t.Stop()
 	}
 }
 
-func (h *Host) meet(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
+func receive(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(meetTimeout))
 	if uid, err := sys.PeerUID(c); err != nil || uid != os.Getuid() {
@@ -84,9 +104,10 @@ func (h *Host) meet(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
 	c.Write([]byte{answer})
 }
 
-// Close ends the meeting place.
+// Close ends the meeting place. It is called once.
 func (h *Host) Close() error {
 	err := h.l.Close()
+	close(h.closing)
 	<-h.done
 	return err
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"net"
 	"os"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -12,6 +15,35 @@ import (
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/rundir"
 )
+
+// TestAcceptAgain: a process that was out of descriptors for a while still takes pages afterwards.
+func TestAcceptAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Host{closing: make(chan struct{}), done: make(chan struct{})}
+		results := []error{syscall.EMFILE, syscall.EMFILE, syscall.EMFILE, nil, syscall.EMFILE, net.ErrClosed}
+		met, start := 0, time.Now()
+		h.loop(func() (*net.UnixConn, error) {
+			err := results[0]
+			results = results[1:]
+			return nil, err
+		}, func(*net.UnixConn) { met++ })
+		<-h.done
+		require.Equal(t, 1, met)
+		require.Equal(t, (1+2+4+1)*acceptPause, time.Since(start))
+
+		// Close doesn't wait for the pause to end.
+		h = &Host{closing: make(chan struct{}), done: make(chan struct{})}
+		close(h.closing)
+		results = []error{syscall.EMFILE, net.ErrClosed}
+		start = time.Now()
+		h.loop(func() (*net.UnixConn, error) {
+			err := results[0]
+			results = results[1:]
+			return nil, err
+		}, nil)
+		require.Zero(t, time.Since(start))
+	})
+}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
