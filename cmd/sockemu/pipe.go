@@ -100,7 +100,11 @@ func (c *pipeCmd) endpoint(std *stdio) (*sockemu.Endpoint, error) {
 	if c.Verbose {
 		cfg.Logger = newLogger(std.err, "debug")
 	}
-	return sockemu.NewEndpoint(cfg)
+	e, err := sockemu.NewEndpoint(cfg)
+	if err != nil {
+		return nil, usageError{err} // of the environment
+	}
+	return e, nil
 }
 
 // transfer moves everything both ways over conn and closes it.

@@ -223,4 +223,7 @@ func TestPipeUsage(t *testing.T) {
 	for _, args := range [][]string{{}, {"-k", "localhost:1"}, {"--patience=0s", "localhost:1"}, {"--key-file=/nonexistent", "localhost:1"}} {
 		require.Equal(t, exitUsage, status(t, program(t, append([]string{"pipe"}, args...)...).Run()), "%v", args)
 	}
+	c := program(t, "pipe", "localhost:1")
+	c.Env = append(c.Environ(), "SOCKEMU_SUBSTRATE=pin:smoke signals")
+	require.Equal(t, exitUsage, status(t, c.Run()))
 }
