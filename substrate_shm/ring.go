@@ -63,6 +63,7 @@ func (r *outRing) show() {
 	r.sent.Store(r.tail)
 	sys.Publishing()
 	r.shared.tail.Store(r.tail)
+	sys.Fence()
 }
 
 // publish shows the peer what was put, and reports whether it sleeps and must be woken.
@@ -119,6 +120,7 @@ func drink(dst, src []byte) int {
 func (r *inRing) release() (wake bool) {
 	sys.Publishing()
 	r.shared.head.Store(r.head)
+	sys.Fence()
 	if r.shared.full.Load() == 0 {
 		return false
 	}

@@ -86,6 +86,7 @@ func (w *waiter) check(uintptr) bool {
 		return true
 	}
 	w.flag.Store(1)
+	sys.Fence()
 	return w.moved() || w.link.ctl.Load()&stopped != 0 || w.link.theirs.gone.Load() != 0
 }
 

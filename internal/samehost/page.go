@@ -79,6 +79,7 @@ func (s *Slot) Publish(off uint64) bool {
 	}
 	sys.Publishing()
 	s.mine.ack.Store(s.gen | off)
+	sys.Fence()
 	want := s.peer.want.Load()
 	runtime.KeepAlive(s)
 	return want != 0 && want&^maxOff == s.gen && off >= want&maxOff
@@ -104,5 +105,6 @@ func (s *Slot) Want(off uint64) {
 		off = 0
 	}
 	s.mine.want.Store(off)
+	sys.Fence()
 	runtime.KeepAlive(s)
 }

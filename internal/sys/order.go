@@ -7,3 +7,6 @@ func Publishing() {}
 
 // Observed is for the race detector.
 func Observed() {}
+
+// Fence is for the race detector, too.
+func Fence() {}
