@@ -25,7 +25,7 @@ func (e *optionError) Unwrap() error { return e.err }
 
 // dialError classifies why a dial failed.
 func dialError(ctx context.Context, address string, err error) error {
-	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: dialClass(err), Err: cause(err)}
+	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: dialClass(err), Err: substrate.Cause(err)}
 	if address == "" {
 		e.Class = substrate.Config // net has an error of its own for it, which can't be told from others
 	}
@@ -58,24 +58,10 @@ func listenClass(err error) substrate.Class {
 	return substrate.Config
 }
 
-// isConfig reports an error in what the caller said: an address that isn't one, a name or a port that doesn't exist, an option
-// that the system doesn't have.
+// isConfig reports an error in what the caller said, also of an option that the system doesn't have.
 func isConfig(err error) bool {
-	var (
-		addr    *net.AddrError
-		parse   *net.ParseError
-		dns     *net.DNSError
-		option  *optionError
-		network net.UnknownNetworkError
-		invalid net.InvalidAddrError
-	)
-	switch {
-	case errors.As(err, &addr), errors.As(err, &parse), errors.As(err, &network), errors.As(err, &invalid), errors.As(err, &option):
-		return true
-	case errors.As(err, &dns):
-		return dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
-	}
-	return false
+	var option *optionError
+	return substrate.IsBadAddress(err) || errors.As(err, &option)
 }
 
 // senseless are the errors with which a kernel rejects an address before it sends anything: another family than the local
@@ -85,14 +71,6 @@ var senseless = []syscall.Errno{syscall.EINVAL, syscall.EAFNOSUPPORT, syscall.EP
 func isErrno(err error, set []syscall.Errno) bool {
 	var errno syscall.Errno
 	return errors.As(err, &errno) && slices.Contains(set, errno)
-}
-
-// cause strips what net puts around an error and our own Error repeats: operation, network and addresses.
-func cause(err error) error {
-	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		return op.Err
-	}
-	return err
 }
 
 // deadlineError is for errors of Set*Deadline, which can fail only on a closed connection.

@@ -182,7 +182,7 @@ func (l *link) ioError(op string, err error) error {
 }
 
 func (l *link) newError(op string, err error) *substrate.Error {
-	e := &substrate.Error{Op: op, Substrate: name, Class: substrate.PathDown, Err: cause(err)}
+	e := &substrate.Error{Op: op, Substrate: name, Class: substrate.PathDown, Err: substrate.Cause(err)}
 	if a := l.conn.RemoteAddr(); a != nil {
 		e.Peer = a.String()
 	}

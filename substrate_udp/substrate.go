@@ -111,7 +111,7 @@ func (s *Substrate) Dial(ctx context.Context, address string) (substrate.Link, e
 func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Listener, error) {
 	sock, err := s.listenAt(ctx, address)
 	if err != nil {
-		return nil, &substrate.Error{Op: "listen", Substrate: name, Peer: address, Class: substrate.Config, Err: cause(err)}
+		return nil, &substrate.Error{Op: "listen", Substrate: name, Peer: address, Class: substrate.Config, Err: substrate.Cause(err)}
 	}
 	return sock, nil
 }
@@ -221,12 +221,12 @@ func resolve(ctx context.Context, address string) ([]netip.AddrPort, error) {
 
 // dialError classifies why a dial failed.
 func dialError(ctx context.Context, address string, err error) error {
-	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: substrate.PathDown, Err: cause(err)}
+	e := &substrate.Error{Op: "dial", Substrate: name, Peer: address, Class: substrate.PathDown, Err: substrate.Cause(err)}
 	var se *substrate.Error
 	switch {
 	case errors.As(err, &se):
 		e.Class, e.Err = se.Class, se.Err
-	case isConfig(err):
+	case substrate.IsBadAddress(err):
 		e.Class = substrate.Config
 	}
 	if ended := ctx.Err(); ended != nil {
@@ -236,24 +236,6 @@ func dialError(ctx context.Context, address string, err error) error {
 		}
 	}
 	return e
-}
-
-// isConfig reports an error in what the caller said.
-func isConfig(err error) bool {
-	var addr *net.AddrError
-	var parse *net.ParseError
-	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
-		return dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
-	}
-	return errors.As(err, &addr) || errors.As(err, &parse)
-}
-
-// cause strips what net puts around an error and our own Error repeats.
-func cause(err error) error {
-	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		return op.Err
-	}
-	return err
 }
 
 // randomID returns 64 random bits, not 0.

@@ -238,7 +238,7 @@ func dialError(ctx context.Context, address string, err error) error {
 	switch {
 	case ended != nil:
 		if !errors.Is(err, ended) {
-			err = fmt.Errorf("%w (%w)", ended, cause(err))
+			err = fmt.Errorf("%w (%w)", ended, substrate.Cause(err))
 		}
 		return newError("dial", address, class, err)
 	case errors.As(err, &s):
@@ -251,28 +251,10 @@ func dialError(ctx context.Context, address string, err error) error {
 		class = substrate.PathSuspect
 	case errors.Is(err, errRendezvous):
 		class = substrate.Protocol
-	case isConfig(err):
+	case substrate.IsBadAddress(err):
 		class = substrate.Config
 	case errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("no answer within %v (%w)", rendezvousTime, err)
 	}
-	return newError("dial", address, class, cause(err))
-}
-
-// isConfig reports an error in what the caller said.
-func isConfig(err error) bool {
-	var addr *net.AddrError
-	var parse *net.ParseError
-	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
-		return dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
-	}
-	return errors.As(err, &addr) || errors.As(err, &parse)
-}
-
-// cause strips what net puts around an error and our own Error repeats.
-func cause(err error) error {
-	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		return op.Err
-	}
-	return err
+	return newError("dial", address, class, substrate.Cause(err))
 }

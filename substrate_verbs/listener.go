@@ -66,7 +66,7 @@ func (l *listener) loop() {
 				return
 			}
 			select {
-			case l.errs <- newError("accept", "", substrate.PathSuspect, cause(err)):
+			case l.errs <- newError("accept", "", substrate.PathSuspect, substrate.Cause(err)):
 			case <-l.done:
 				return
 			}
@@ -175,7 +175,7 @@ func (l *listener) join(conn net.Conn, o offer) (*peer, error) {
 		return nil, err
 	}
 	if err := mine.say(conn); err != nil {
-		p.fail(p.newError(substrate.PathDown, cause(err)))
+		p.fail(p.newError(substrate.PathDown, substrate.Cause(err)))
 	}
 	return p, nil
 }

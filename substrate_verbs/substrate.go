@@ -114,7 +114,7 @@ func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Liste
 	var lc net.ListenConfig
 	sock, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return fail(cause(err))
+		return fail(substrate.Cause(err))
 	}
 	l, ok := s.newListener(sock)
 	if !ok {
