@@ -19,14 +19,21 @@ type Weights [len(Buckets)]float64
 // StartWeights is assumed of a connection that has not written yet.
 var StartWeights = Weights{.5, .3, .15, .05}
 
-// Sizes counts a connection's messages by size. The zero Sizes is ready. Add may be called at any time from any goroutine.
+// Sizes counts a connection's messages by size. The zero Sizes is ready. Add is for one goroutine at a time; the counts may be looked at
+// meanwhile, and are then a few of the latest messages behind.
 type Sizes struct {
 	counts [len(Buckets)]atomic.Uint32
+
+	// The latest messages, all of one bucket, that counts doesn't have yet: so most need no atomic addition.
+	last, run, most uint32
 }
 
-// Add counts a message of n bytes. It is one atomic addition: cheap enough for every Write.
+// mostRun bounds how many messages counts may be behind. Of the first ones it has at least half.
+const mostRun = 16
+
+// Add counts a message of n bytes. It is cheap enough for every Write.
 func (s *Sizes) Add(n int) {
-	b := 3
+	b := uint32(3)
 	switch {
 	case n <= tiny:
 		b = 0
@@ -35,7 +42,19 @@ func (s *Sizes) Add(n int) {
 	case n <= large:
 		b = 2
 	}
-	s.counts[b].Add(1)
+	if b != s.last {
+		s.flush()
+		s.last = b
+	}
+	if s.run++; s.run >= s.most {
+		s.flush()
+		s.most = min(s.most+1, mostRun)
+	}
+}
+
+func (s *Sizes) flush() {
+	s.counts[s.last].Add(s.run)
+	s.run = 0
 }
 
 // The memory of a mix, in messages: how many the start weights count for, and after how many the past has faded.

@@ -34,6 +34,26 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
+// TestSizesAreNearlyUpToDate: what Add has not put into the counts yet is little.
+func TestSizesAreNearlyUpToDate(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s Sizes
+		var want [len(Buckets)]uint32
+		for _, b := range rapid.SliceOf(rapid.IntRange(0, len(Buckets)-1)).Draw(t, "messages") {
+			s.Add(Buckets[b])
+			want[b]++
+			all, behind := uint32(0), uint32(0)
+			for b := range want {
+				have := s.counts[b].Load()
+				require.LessOrEqual(t, have, want[b])
+				all, behind = all+want[b], behind+want[b]-have
+			}
+			require.Less(t, behind, uint32(mostRun))
+			require.LessOrEqual(t, behind, all/2)
+		}
+	})
+}
+
 func TestCountersWrapAround(t *testing.T) {
 	var s Sizes
 	var m mix
@@ -43,6 +63,7 @@ func TestCountersWrapAround(t *testing.T) {
 	for range 20 {
 		s.Add(1 << 20)
 	}
+	s.flush()
 	require.InDelta(t, 21./24, m.fold(&s)[3], 1e-9)
 }
 
