@@ -7,7 +7,7 @@ type FrameType uint8
 const (
 	FrameData FrameType = 1 // application bytes, the next ones of the stream
 	FrameCtrl FrameType = 2 // control records, about this link's connection only
-	FrameBare FrameType = 3 // after this frame: application bytes and nothing else
+	FrameBare FrameType = 3 // after this frame: application bytes and nothing else; its body is padding
 )
 
 // Sizes of frames.
@@ -16,6 +16,7 @@ const (
 	MaxPayload  = 64 << 10 // longest payload, before sealing
 	TagSize     = 16       // what sealing adds
 	MaxBody     = MaxPayload + TagSize
+	MaxPadding  = 63 // of FrameBare: enough to begin the stream at a multiple of 64
 )
 
 // PutFrameHeader writes the header of a frame whose body (tag included) has n bytes.
@@ -39,7 +40,7 @@ func ParseFrameHeader(b []byte, sealed bool) (t FrameType, n int, err error) {
 		return 0, 0, formatError("unknown frame type %d", t)
 	case n < low || n > high:
 		return 0, 0, formatError("frame of %d bytes, want %d..%d", n, low, high)
-	case t == FrameBare && (sealed || n != 0):
+	case t == FrameBare && (sealed || n > MaxPadding):
 		return 0, 0, formatError("bad switch to bare mode")
 	}
 	return t, n, nil

@@ -10,7 +10,7 @@ import (
 )
 
 // ctlRoom is enough for the records one control frame carries.
-const ctlRoom = wire.FrameHeader + 2*wire.MaxRecord + wire.TagSize
+const ctlRoom = wire.FrameHeader + 2*wire.MaxRecord + wire.TagSize + wire.FrameHeader + wire.MaxPadding
 
 // sendFrames sends, on a link in record mode, a State if one is due, then as much data as fits one frame, or the switch to
 // bare mode. The caller holds tx.
@@ -32,7 +32,7 @@ func (s *Session) sendFrames(b *binding) error {
 		buf = s.sealFrame(b, buf, at, wire.FrameCtrl)
 	}
 	if bare {
-		buf = append(buf, byte(wire.FrameBare), 0, 0, 0)
+		buf = s.appendBare(b, buf)
 		b.txBare = true
 		s.events.add("link %d: sending bare", b.no)
 	}
@@ -95,6 +95,18 @@ func (s *Session) sendFrames(b *binding) error {
 		b.scratch, b.gather, s.views = nil, nil, nil
 	}
 	return err
+}
+
+// appendBare appends the switch to bare mode, after which the stream begins on a cache line of a link that is a ring: copies of large
+// messages from and to the application's buffers, which mostly begin on one, are up to a third faster so. The caller holds tx.
+func (s *Session) appendBare(b *binding, buf []byte) []byte {
+	pad := 0
+	if k := b.keep.k; k != nil {
+		pad = int(-(end(k) + uint64(len(buf)) + wire.FrameHeader) % (wire.MaxPadding + 1))
+	}
+	buf = append(buf, 0, 0, 0, 0)
+	wire.PutFrameHeader(buf[len(buf)-wire.FrameHeader:], wire.FrameBare, pad)
+	return append(buf, make([]byte, pad)...)
 }
 
 // maxPayload bounds a data frame: a sealed one can be used only when all of it has arrived, so it is short.

@@ -182,7 +182,7 @@ func TestRecordModeViolations(t *testing.T) {
 		"unknown frame":                 {9, 0, 0, 0},
 		"frame of 16 MiB":               {1, 255, 255, 255},
 		"control frame of 64 KiB + 1":   {2, 1, 0, 1},
-		"bare with a body":              {3, 0, 0, 1},
+		"bare with a body":              {3, 0, 0, 64},
 		"beyond the window":             concat(frame(wire.FrameData, make([]byte, 4000)...), frame(wire.FrameData, make([]byte, 97)...)),
 		"beyond the window in one":      frame(wire.FrameData, make([]byte, 5000)...),
 		"beyond the end":                concat(ctl(fin), frame(wire.FrameData, []byte("four")...)),

@@ -23,12 +23,18 @@ func (s *Session) mark(b *binding) {
 	if k.k == nil || k.marked {
 		return
 	}
-	k.pos = k.k.Taken()
-	for _, v := range k.k.Kept(k.pos) {
-		k.pos += uint64(len(v))
-	}
+	k.pos = end(k.k)
 	k.off, k.marked = s.next.Load(), true
 	s.kept.Store(k)
+}
+
+// end is k's position behind all that it took. No Send is running.
+func end(k substrate.Keeper) uint64 {
+	pos := k.Taken()
+	for _, v := range k.Kept(pos) {
+		pos += uint64(len(v))
+	}
+	return pos
 }
 
 // acked returns the stream offset before which the peer's end of the link has taken everything; 0 if it isn't known.
