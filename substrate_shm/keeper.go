@@ -33,9 +33,3 @@ func (l *link) Kept(from uint64) [][]byte {
 	}
 	return [][]byte{l.out.buf[a:], l.out.buf[:b]}
 }
-
-// gatherMost is up to how many bytes a write costs more to hand over, cache line by cache line, than to copy once more.
-const gatherMost = 2 << 10
-
-// Gather has small writes in quick succession gathered.
-func (l *link) Gather() int { return gatherMost }

@@ -62,7 +62,7 @@ type link struct {
 	taken   uint64
 }
 
-var _ substrate.Gatherer = (*link)(nil)
+var _ substrate.Keeper = (*link)(nil)
 
 // newLink makes a link of what the handshake brought. side is 0 for the end that dialled. On an error everything is freed.
 func newLink(s *Substrate, sock *net.UnixConn, mem *memory, event, peerEvent, me int, local, remote addr) (*link, error) {

@@ -1,31 +1,116 @@
 package session
 
-import "sync/atomic"
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+)
 
 // A lane is a lock that may be held while its holder waits for the network. Unlike sync.Mutex it parks waiters on a
 // channel, so that a test bubble of testing/synctest sees them as idle; uncontended it costs one atomic each way. It hands
 // over in order of arrival.
 type lane struct {
-	n   atomic.Int32
-	sem chan struct{}
+	word *atomic.Uint64 // how many hold it or wait for it, in one half
+	half uint           // 0 or 32
+	sem  chan struct{}
 }
 
-func newLane() lane { return lane{sem: make(chan struct{}, 1)} }
+func newLane() lane { return lane{word: new(atomic.Uint64), sem: make(chan struct{}, 1)} }
+
+func (l *lane) count(word uint64) uint32 { return uint32(word >> l.half) }
 
 func (l *lane) lock() {
-	if l.n.Add(1) > 1 {
+	if l.count(l.word.Add(1<<l.half)) > 1 {
 		<-l.sem
 	}
 }
 
 // held reports whether somebody has it at this moment.
-func (l *lane) held() bool { return l.n.Load() > 0 }
+func (l *lane) held() bool { return l.count(l.word.Load()) > 0 }
 
-func (l *lane) tryLock() bool { return l.n.CompareAndSwap(0, 1) }
+func (l *lane) tryLock() bool {
+	for {
+		w := l.word.Load()
+		if l.count(w) > 0 {
+			return false
+		}
+		if l.word.CompareAndSwap(w, w+1<<l.half) {
+			return true
+		}
+	}
+}
 
-func (l *lane) unlock() {
-	if l.n.Add(-1) > 0 {
+func (l *lane) unlock() { l.pass(l.word.Add(-(1 << l.half))) }
+
+// pass lets the next one in, if word, from after the unlock, says that there is one.
+func (l *lane) pass(word uint64) {
+	if l.count(word) > 0 {
 		l.sem <- struct{}{}
+	}
+}
+
+// A pair is the two lanes of one direction: outer is the application's call, inner the use of the link. They share a word, so that a call
+// that finds both free takes both with one atomic.
+type pair struct {
+	word atomic.Uint64
+}
+
+func (p *pair) lanes() (outer, inner lane) {
+	outer, inner = lane{word: &p.word, sem: make(chan struct{}, 1)}, lane{word: &p.word, half: 32, sem: make(chan struct{}, 1)}
+	return outer, inner
+}
+
+const bothLanes = 1<<32 | 1
+
+// tryBoth takes both lanes if both are free.
+func (p *pair) tryBoth() bool { return p.word.CompareAndSwap(0, bothLanes) }
+
+// unlockBoth gives back both; they are those of p.
+func (p *pair) unlockBoth(outer, inner *lane) {
+	const minus = math.MaxUint64 - bothLanes + 1
+	if w := p.word.Add(minus); w != 0 {
+		outer.pass(w)
+		inner.pass(w)
+	}
+}
+
+// A guard is the lock of a session's state. Besides it holds the binding that a Write, and the one that a Read, may use without taking the
+// lock: the last one that did found nothing in the state that speaks against it. Whoever takes the lock may be about to change that, so
+// Lock withdraws both; a call that has just begun on one goes on as if it had begun a little earlier, and is dealt with like any
+// that waits on the link: by the deadline there, Interrupt, and the lanes.
+type guard struct {
+	mu     sync.Mutex
+	tx, rx atomic.Pointer[binding]
+}
+
+// Lock locks, and withdraws what Writes and Reads may use.
+func (g *guard) Lock() {
+	g.mu.Lock()
+	withdraw(&g.tx)
+	withdraw(&g.rx)
+}
+
+// LockTx is Lock for those who change nothing that concerns a Read.
+func (g *guard) LockTx() {
+	g.mu.Lock()
+	withdraw(&g.tx)
+}
+
+// LockRx is Lock for those who change nothing that concerns a Write.
+func (g *guard) LockRx() {
+	g.mu.Lock()
+	withdraw(&g.rx)
+}
+
+// Peek is Lock for those who change nothing that concerns either.
+func (g *guard) Peek() { g.mu.Lock() }
+
+// Unlock ends any of them.
+func (g *guard) Unlock() { g.mu.Unlock() }
+
+func withdraw(p *atomic.Pointer[binding]) {
+	if p.Load() != nil {
+		p.Store(nil)
 	}
 }
 

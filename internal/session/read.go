@@ -4,23 +4,71 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/sockemu/sockemu/internal/sys"
 )
 
 // Read takes the next bytes: from the link straight into p when the link is bare. It returns io.EOF after the peer's last
 // byte, os.ErrDeadlineExceeded, net.ErrClosed or an *EndError.
 func (s *Session) Read(p []byte) (int, error) {
-	s.rd.lock()
+	if s.mu.rx.Load() != nil && s.in.tryBoth() {
+		b := s.mu.rx.Load() // once more: from now on nobody else uses the link
+		if b != nil && len(p) > 0 {
+			n, err := s.receive(b, p)
+			if n > 0 && s.got.Load() <= s.finAt.Load() && !s.ackDue() {
+				s.in.unlockBoth(&s.rd, &s.rx)
+				return n, nil
+			}
+			if s.rx.unlock(); s.received(b, n, err) {
+				s.rd.unlock()
+				return n, nil
+			}
+		} else {
+			s.rx.unlock()
+		}
+	} else {
+		s.rd.lock()
+	}
 	n, err := s.read(p)
 	s.rd.unlock()
 	return n, err
 }
 
+// receive takes the next bytes from a bare link. received must follow, after rx is free: unless bytes came and no acknowledgement
+// is due. The caller holds rd and rx.
+func (s *Session) receive(b *binding, p []byte) (int, error) {
+	n, err := b.link.Recv(p)
+	if n > 0 {
+		sys.StoreRelease(&s.got, s.got.Load()+uint64(n))
+	}
+	return n, err
+}
+
+// received acts on what receive returned, and reports whether the caller can have the bytes.
+func (s *Session) received(b *binding, n int, err error) bool {
+	switch {
+	case n > 0 && s.got.Load() > s.finAt.Load(): // the end became known while we waited; read sees it, too
+		return false
+	case n > 0:
+		s.acknowledge()
+		return true
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		s.lost(b, err)
+	}
+	return false
+}
+
 func (s *Session) read(p []byte) (int, error) {
 	for {
-		s.mu.Lock()
+		s.mu.LockRx()
 		if err := s.readErr(); err != nil {
 			s.mu.Unlock()
 			return 0, err
+		}
+		if s.finKnown && s.got.Load() > s.fin && s.err == nil && !s.ended {
+			s.mu.Unlock()
+			s.fail(ErrProtocol, "the peer sends beyond the end of its stream")
+			continue
 		}
 		if len(p) == 0 {
 			s.mu.Unlock()
@@ -46,23 +94,14 @@ func (s *Session) read(p []byte) (int, error) {
 			q = p[:min(uint64(len(p)), s.fin-s.got.Load())]
 		}
 		b.setRecvDeadline(rdl)
+		if !s.finKnown {
+			s.mu.rx.Store(b)
+		}
 		s.mu.Unlock()
-		n, err := b.link.Recv(q)
-		over := false
-		if n > 0 {
-			over = s.got.Add(uint64(n)) > s.finAt.Load()
-		}
+		n, err := s.receive(b, q)
 		s.rx.unlock()
-		if over { // the end became known while we waited
-			s.fail(ErrProtocol, "the peer sends beyond the end of its stream")
-			continue
-		}
-		if n > 0 {
-			s.acknowledge()
+		if s.received(b, n, err) {
 			return n, nil
-		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			s.lost(b, err)
 		}
 	}
 }
@@ -102,7 +141,7 @@ func (s *Session) pull() {
 
 // startPull starts pull if the rest of a finished stream may lie in a bare link. Under mu.
 func (s *Session) startPull() {
-	if s.pulling || !s.finKnown || s.cur == nil || !s.cur.rxBare || s.got.Load() == s.fin || s.closed {
+	if s.pulling || !s.finKnown || s.cur == nil || !s.cur.rxBare || s.got.Load() >= s.fin || s.closed {
 		return
 	}
 	s.pulling = true
@@ -122,6 +161,15 @@ func (s *Session) limit() uint64 {
 // showEvery is how many bytes arrive before the shared page is written again. The peer looks there when it keeps as much; a
 // smaller rest it asks for, see onProbe.
 const showEvery = inlineBlock
+
+// ackDue reports whether acknowledge has something to do.
+func (s *Session) ackDue() bool {
+	got := s.got.Load()
+	if s.slot.Load() != nil {
+		return got-s.shown.Load() >= showEvery
+	}
+	return !s.lateAck.Load() || got-s.told.Load() >= uint64(s.cfg.AckEvery)
+}
 
 // acknowledge sees to it that the peer learns what has arrived: now if it is much, else together with other news.
 func (s *Session) acknowledge() {
@@ -143,7 +191,7 @@ func (s *Session) acknowledge() {
 	if s.lateAck.Load() || !s.lateAck.CompareAndSwap(false, true) {
 		return
 	}
-	s.mu.Lock()
+	s.mu.Peek()
 	defer s.mu.Unlock()
 	switch {
 	case s.ended:

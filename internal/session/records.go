@@ -186,7 +186,7 @@ func (s *Session) starves(r *wire.Record) bool {
 
 // armProbe starts the probe timer if there is something to watch and it isn't running.
 func (s *Session) armProbe() {
-	s.mu.Lock()
+	s.mu.Peek()
 	defer s.mu.Unlock()
 	if s.ended || s.err != nil || s.exported || s.probing.Load() {
 		return

@@ -65,9 +65,10 @@ type Session struct {
 	opened    time.Time
 
 	// Send side.
+	out      pair // wr and tx
 	wr       lane // one Write at a time
+	tx       lane // one sender on the link at a time: a Write or the pump
 	sizes    selector.Sizes
-	tx       lane          // one sender on the link at a time: a Write or the pump
 	streak   int           // Writes since the last Read; guarded by wr
 	gotThen  uint64        // got at the last Write; guarded by wr
 	wroteAt  time.Time     // guarded by wr
@@ -88,9 +89,10 @@ type Session struct {
 	kept     atomic.Pointer[keep]
 
 	// Receive side.
+	in       pair                          // rd and rx
 	rd       lane                          // one Read at a time
-	settling lane                          // one settle at a time
 	rx       lane                          // one receiver on a bare link at a time
+	settling lane                          // one settle at a time
 	got      atomic.Uint64                 // in this session's possession: read, or in pend
 	told     atomic.Uint64                 // the acknowledgement last sent
 	shown    atomic.Uint64                 // the acknowledgement last shown on the shared page; the receiver's
@@ -101,7 +103,7 @@ type Session struct {
 	saidAt   atomic.Int64                  // when the last State was made, in ns
 	heard    atomic.Int64                  // when something last arrived on a link in record mode, in ns
 
-	mu         sync.Mutex
+	mu         guard
 	pend       buffer        // arrived, not read
 	limitTold  uint64        // the Limit last sent
 	cur        *binding      // nil: parked
@@ -167,10 +169,11 @@ type Session struct {
 func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool *Pool) *Session {
 	s := &Session{
 		id: id, initiator: initiator, secret: secret, cfg: cfg.WithDefaults(), env: env, pool: pool, opened: time.Now(),
-		wr: newLane(), tx: newLane(), rd: newLane(), settling: newLane(), rx: newLane(),
-		canTx: newSignal(), canRx: newSignal(), retryNow: newSignal(), done: make(chan struct{}),
+		settling: newLane(), canTx: newSignal(), canRx: newSignal(), retryNow: newSignal(), done: make(chan struct{}),
 		epoch: 1, peerEpoch: 1,
 	}
+	s.wr, s.tx = s.out.lanes()
+	s.rd, s.rx = s.in.lanes()
 	s.log = s.cfg.Logger
 	s.pumpFunc = s.pump
 	s.finAt.Store(math.MaxUint64)

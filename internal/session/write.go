@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/sys"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -35,21 +36,48 @@ const (
 // Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
 // taken for a dead peer. It returns os.ErrDeadlineExceeded, net.ErrClosed, ErrWriteClosed, ErrPeerClosed or an *EndError.
 func (s *Session) Write(p []byte) (int, error) {
-	s.wr.lock()
+	n, straight := 0, s.mu.tx.Load() != nil && s.out.tryBoth()
+	if !straight {
+		s.wr.lock()
+	}
 	s.sizes.Add(len(p))
-	n, err := s.write(p)
-	if s.streak == corkAfter && s.kept.Load() != nil {
+	cork := len(p) <= s.corkLen() && s.bursting()
+	if straight {
+		var err error
+		b := s.mu.tx.Load() // once more: from now on nobody else uses the link
+		if b != nil && !cork && len(p) > 0 && len(p) <= s.room() {
+			n, err = s.sendDirect(b, p)
+		}
+		if n > 0 && n == len(p) && err == nil && !s.timed() {
+			s.out.unlockBoth(&s.wr, &s.tx)
+			return n, nil
+		}
+		s.tx.unlock()
+		if err != nil {
+			s.sendFailed(b, err)
+		}
+	}
+	var err error
+	if n == 0 || n < len(p) {
+		var m int
+		m, err = s.write(p[n:], cork)
+		n += m
+	}
+	if s.timed() {
 		s.wroteAt = time.Now() // the pause begins now: such a link may take longer for a small Send than a pause may last
 	}
 	s.wr.unlock()
 	return n, err
 }
 
-func (s *Session) write(p []byte) (int, error) {
-	cork := len(p) <= s.corkLen() && s.bursting()
+// timed: see corkGap. The caller holds wr.
+func (s *Session) timed() bool { return s.streak == corkAfter && s.kept.Load() != nil }
+
+// write is Write when the state must be looked at, or more than one Send is needed. The caller holds wr.
+func (s *Session) write(p []byte, cork bool) (int, error) {
 	done := 0
 	for {
-		s.mu.Lock()
+		s.mu.LockTx()
 		err := s.writeErr()
 		if err != nil || done == len(p) {
 			s.mu.Unlock()
@@ -69,6 +97,7 @@ func (s *Session) write(p []byte) (int, error) {
 			if direct = s.next.Load() == s.sent.Load() && len(b.rest) == 0; direct {
 				b.appSending = true
 				b.setSendDeadline(s.wdl)
+				s.mu.tx.Store(b)
 			} else {
 				s.tx.unlock()
 			}
@@ -122,7 +151,7 @@ func (s *Session) sendInline(b *binding) bool {
 	if !s.tx.tryLock() {
 		return false
 	}
-	s.mu.Lock()
+	s.mu.LockTx()
 	if s.cur != b || !b.txBare || s.err != nil {
 		s.mu.Unlock()
 		s.tx.unlock()
@@ -211,7 +240,7 @@ func (s *Session) room() int {
 // raiseHi records that the peer may come to hold everything before off.
 func (s *Session) raiseHi(off uint64) {
 	if s.hi.Load() < off {
-		s.hi.Store(off)
+		sys.StoreRelease(&s.hi, off)
 	}
 }
 
@@ -228,8 +257,8 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	s.vec[0] = nil
 	end := off + uint64(n)
 	if s.keeps(b) {
-		s.next.Store(end)
-		s.sent.Store(end)
+		sys.StoreRelease(&s.next, end)
+		sys.StoreRelease(&s.sent, end)
 		if n < len(p) {
 			s.hi.Store(end)
 		}
@@ -269,7 +298,7 @@ func (e *liedError) Error() string {
 
 // kickPump makes sure that somebody sends what there is to send.
 func (s *Session) kickPump() {
-	s.mu.Lock()
+	s.mu.Peek()
 	if !s.pumping && s.cur != nil {
 		s.pumping = true
 		go s.pumpFunc()
@@ -281,7 +310,7 @@ func (s *Session) kickPump() {
 func (s *Session) pump() {
 	s.tx.lock()
 	for {
-		s.mu.Lock()
+		s.mu.LockTx()
 		b := s.cur
 		if b == nil || s.err != nil || !s.work(b) || s.parting && expired(b.wdl) {
 			s.pumping = false
@@ -359,7 +388,7 @@ func (s *Session) sendSome(b *binding) error {
 
 // advance notes that the peer's session has everything before ack.
 func (s *Session) advance(ack uint64) {
-	s.mu.Lock()
+	s.mu.Peek()
 	for _, b := range [...]*binding{s.cur, s.old} {
 		if b != nil && b.retains {
 			b.link.Release(ack)
