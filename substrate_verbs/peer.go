@@ -300,10 +300,12 @@ func (p *peer) find(id uint64) *link {
 
 // drop frees a link's number: nothing more comes for it. Under mu.
 func (p *peer) drop(l *link) {
-	p.links[l.id] = nil
-	p.free = append(p.free, l.id)
-	if p.live--; p.live == 0 {
-		p.rest()
+	if !p.buried { // else there are no numbers any more
+		p.links[l.id] = nil
+		p.free = append(p.free, l.id)
+		if p.live--; p.live == 0 {
+			p.rest()
+		}
 	}
 	l.snd.Lock()
 	defer l.snd.Unlock()

@@ -3,6 +3,7 @@ package verbs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -240,6 +241,36 @@ func TestClosedSubstrate(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 	_, err = b.Dial(t.Context(), closedPort(t, "127.0.0.1"))
 	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+// TestDialOutlivesPeer: a dial that hears of the path's end only when nothing is left of the peer fails like any other.
+func TestDialOutlivesPeer(t *testing.T) {
+	a, b, _ := two(t, Options{Death: time.Hour})
+	x, y, _ := join(t, a, b)
+	y.p.mu.Lock() // its messages aren't handled, so that the credits run out
+	defer y.p.mu.Unlock()
+	for {
+		err := x.p.ep.TryShort(msgTaken, [4]uint64{uint64(x.theirs)})
+		if errors.Is(err, activemsg.ErrNoCredit) {
+			break
+		}
+		require.NoError(t, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := x.p.open(lateContext{ctx, func() { abort(x); await(t, x.p.gone) }}, 0)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// A lateContext does something before it says that it has ended.
+type lateContext struct {
+	context.Context
+	before func()
+}
+
+func (c lateContext) Err() error {
+	c.before()
+	return c.Context.Err()
 }
 
 // TestDialGivenUp: a link whose dialler has gone away before the answer is closed at the other end.
