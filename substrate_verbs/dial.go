@@ -165,7 +165,7 @@ func (s *Substrate) introduce(ctx context.Context, conn net.Conn) (p *peer, toke
 	if err != nil {
 		return fail(fmt.Errorf("joining the queue pair: %w", err))
 	}
-	p, err = s.newPeer(conn, carrier, about, true, joinSecrets(mine.secret, theirs.secret))
+	p, err = s.newPeer(conn, carrier, about, true, w.instance, joinSecrets(mine.secret, theirs.secret))
 	if err != nil {
 		return fail(err)
 	}
@@ -174,7 +174,6 @@ func (s *Substrate) introduce(ctx context.Context, conn net.Conn) (p *peer, toke
 		<-p.gone
 		return nil, 0, true, err
 	}
-	s.register(p, w.instance)
 	return p, w.token, true, nil
 }
 

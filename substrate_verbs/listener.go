@@ -128,7 +128,7 @@ func (l *listener) rendezvous(conn net.Conn) bool {
 	if err != nil || o.join || !l.talk(conn, false) {
 		return false
 	}
-	p, err := l.join(conn, o)
+	p, err := l.join(conn, h.instance, o)
 	if err != nil {
 		answered{why: err.Error()}.say(conn)
 		return false
@@ -138,22 +138,19 @@ func (l *listener) rendezvous(conn net.Conn) bool {
 	defer cancel2()
 	select {
 	case <-p.verified:
-		l.s.register(p, h.instance)
 	case <-p.quit:
 	case <-ctx.Done():
 		p.fail(p.newError(substrate.PathDown, ctx.Err()))
 	case <-l.done:
 		if !p.good.Load() {
 			p.fail(nil)
-			break
 		}
-		l.s.register(p, h.instance)
 	}
 	return true
 }
 
 // join makes our end of a queue pair and tells the dialer of it.
-func (l *listener) join(conn net.Conn, o offer) (*peer, error) {
+func (l *listener) join(conn net.Conn, there instance, o offer) (*peer, error) {
 	local, remote := addrPair(conn)
 	half, err := l.s.fabric.Open(local.ip(), remote.ip())
 	if err != nil {
@@ -170,7 +167,7 @@ func (l *listener) join(conn net.Conn, o offer) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := l.s.newPeer(conn, carrier, about, false, joinSecrets(o.secret, mine.secret))
+	p, err := l.s.newPeer(conn, carrier, about, false, there, joinSecrets(o.secret, mine.secret))
 	if err != nil {
 		return nil, err
 	}

@@ -79,6 +79,7 @@ func (p *peer) onVerify(m *activemsg.Msg) {
 		return
 	}
 	p.good.Store(true)
+	p.s.register(p) // before the peer knows: what it does next may have us dial it
 	if err := p.ep.TrySend(msgVerified, [][]byte{m.Payload}); err != nil {
 		p.protocol(err)
 		return
@@ -93,6 +94,7 @@ func (p *peer) onVerified(m *activemsg.Msg) {
 		return
 	}
 	p.good.Store(true)
+	p.s.register(p)
 	close(p.verified)
 }
 

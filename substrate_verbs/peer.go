@@ -53,6 +53,7 @@ type peer struct {
 	local, remote net.Addr
 	device        string
 	dialer        bool
+	there         instance // who the other process says it is
 	secrets       secrets
 	most          int // bytes of a segment
 	store         store
@@ -85,9 +86,9 @@ type peer struct {
 }
 
 // newPeer makes an endpoint over carrier, and runs it until its end. The peer owns conn and carrier.
-func (s *Substrate) newPeer(conn net.Conn, carrier activemsg.Carrier, device string, dialer bool, sec secrets) (*peer, error) {
+func (s *Substrate) newPeer(conn net.Conn, carrier activemsg.Carrier, device string, dialer bool, there instance, sec secrets) (*peer, error) {
 	p := &peer{
-		s: s, conn: conn, carrier: carrier, dialer: dialer, secrets: sec, device: device,
+		s: s, conn: conn, carrier: carrier, dialer: dialer, there: there, secrets: sec, device: device,
 		local: addrOf(conn.LocalAddr()), remote: addrOf(conn.RemoteAddr()),
 		ready: make(chan struct{}), verified: make(chan struct{}), quit: make(chan struct{}), gone: make(chan struct{}), kick: make(chan struct{}, 1),
 	}
@@ -101,9 +102,12 @@ func (s *Substrate) newPeer(conn net.Conn, carrier activemsg.Carrier, device str
 	}
 	p.ep = ep
 	p.most = ep.Payload() - dataHead
+	running := s.enlist(p)
 	close(p.ready)
-	if !s.enlist(p) {
+	if !running {
+		p.mu.Lock()
 		p.over = true
+		p.mu.Unlock()
 		ep.Close()
 		p.release()
 		return nil, net.ErrClosed

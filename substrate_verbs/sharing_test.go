@@ -69,6 +69,24 @@ func TestTogether(t *testing.T) {
 	require.Equal(t, 2, f.Made())
 }
 
+// TestKnownBeforeUse: who is dialled knows the queue pair before the dialler may use it. Else a link that is dialled back at once gets another.
+func TestKnownBeforeUse(t *testing.T) {
+	m := &mute{Pipes: NewPipes(activemsg.PipeConfig{})}
+	a := newTest(t, Options{Fabric: m.Pipes, Death: patience})
+	b := newTest(t, Options{Fabric: m, Death: patience})
+	var known []int
+	m.before = func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		known = append(known, len(b.pairs))
+	}
+	join(t, a, b)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.NotEmpty(t, known)
+	require.Equal(t, 1, known[0], "when it says that the path is verified")
+}
+
 // TestReaderThatDoesNotRead: a link whose reader sleeps is full after its window, and holds up none of the others.
 func TestReaderThatDoesNotRead(t *testing.T) {
 	a, b, _ := two(t, Options{})
@@ -196,6 +214,7 @@ func TestSilence(t *testing.T) {
 type mute struct {
 	*Pipes
 	silent sync.RWMutex
+	before func() // if not nil: called for each segment
 }
 
 func (m *mute) Open(local, remote netip.Addr) (Half, error) {
@@ -219,6 +238,9 @@ type muteCarrier struct {
 }
 
 func (c muteCarrier) Send(head *[activemsg.HeaderLen]byte, payload [][]byte) error {
+	if c.m.before != nil {
+		c.m.before()
+	}
 	if !c.m.silent.TryRLock() {
 		return nil
 	}

@@ -172,17 +172,20 @@ func (s *Substrate) enlist(p *peer) bool {
 	return true
 }
 
-// register makes a peer known to those who look for a way to its process.
-func (s *Substrate) register(p *peer, there instance) {
+// register makes a peer that was verified known to those who look for a way to its process.
+func (s *Substrate) register(p *peer) {
 	p.mu.Lock()
 	p.rest()
 	p.mu.Unlock()
-	if there == s.instance && !p.dialer {
+	if p.there == s.instance && !p.dialer {
 		return // the other end of a pair of our own
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.key = pair{there, addr(p.local.String()).ip(), addr(p.remote.String()).ip()}
+	if _, ok := s.peers[p]; !ok {
+		return // it has ended meanwhile
+	}
+	p.key = pair{p.there, addr(p.local.String()).ip(), addr(p.remote.String()).ip()}
 	if old := s.pairs[p.key]; old == nil || old.ended() {
 		s.pairs[p.key] = p
 	}
