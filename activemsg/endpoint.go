@@ -51,6 +51,7 @@ type Endpoint struct {
 	head    [HeaderLen]byte // under tx
 	vec     [1][]byte       // under tx
 	args    [argsLen]byte   // under tx
+	lost    error           // under tx: the carrier failed to send, nothing more is sent
 	flight  atomic.Int64    // bytes that were sent and not released, if Limits.Waits asks for it
 	lengths []atomic.Uint32 // of what was sent, by number modulo out.size
 
@@ -214,10 +215,12 @@ func (e *Endpoint) fail(err *substrate.Error) {
 	e.rx.Unlock()
 }
 
-func (e *Endpoint) failWith(class substrate.Class, err error) {
+func (e *Endpoint) failWith(class substrate.Class, err error) { e.fail(asError(class, err)) }
+
+// asError returns err as it is if it has a class.
+func asError(class substrate.Class, err error) *substrate.Error {
 	if s := (*substrate.Error)(nil); errors.As(err, &s) {
-		e.fail(s)
-		return
+		return s
 	}
-	e.fail(&substrate.Error{Op: "message", Substrate: "activemsg", Class: class, Err: err})
+	return &substrate.Error{Op: "message", Substrate: "activemsg", Class: class, Err: err}
 }

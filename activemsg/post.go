@@ -105,7 +105,8 @@ func (e *Endpoint) Place(id, off uint64, payload [][]byte) (int, error) {
 	for len(payload) > 0 && key.Len > 0 {
 		k, err := e.placeChunk(p, key, &payload, &skip)
 		if err != nil {
-			return n, err
+			<-e.done
+			return n, e.Err()
 		}
 		n += k
 		key.Addr += uint64(k)
@@ -136,7 +137,7 @@ func (e *Endpoint) placeChunk(p Placer, key Key, payload *[][]byte, skip *int) (
 	}
 	e.posts.vec = vec
 	defer clear(vec)
-	if err := e.Err(); err != nil || n == 0 {
+	if err := e.sendable(); err != nil || n == 0 {
 		return 0, err
 	}
 	return n, e.checked(p.Place(key, vec))

@@ -150,3 +150,48 @@ func TestCloseIsPrompt(t *testing.T) {
 		require.ErrorIs(t, e.TryShort(1, [4]uint64{}), net.ErrClosed)
 	})
 }
+
+// TestGoodbyeIsHeard: a peer that has closed its endpoint is gone, not cut off, also if that is noticed first because nothing can be sent to it any more.
+func TestGoodbyeIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := Pipe(PipeConfig{})
+		late := &lateCarrier{y, make(chan struct{})}
+		a, b := endpoints(t, func(testing.TB) (Carrier, Carrier) { return x, late }, new(Handlers), new(Handlers), Config{}, Config{})
+		require.NoError(t, a.Close())
+		require.ErrorIs(t, b.TryShort(1, [4]uint64{}), substrate.ErrPathDown, "a handler may call it, so it doesn't wait")
+		require.ErrorIs(t, b.TryShort(1, [4]uint64{}), substrate.ErrPathDown)
+		sent := make(chan error)
+		go func() { sent <- b.Short(t.Context(), 1, [4]uint64{}) }()
+		synctest.Wait()
+		close(late.open)
+		require.ErrorIs(t, <-sent, substrate.ErrPeerGone)
+		require.ErrorIs(t, b.Err(), substrate.ErrPeerGone)
+	})
+}
+
+// TestSendFails: where nothing more arrives, the endpoint soon ends with the error of what couldn't be sent.
+func TestSendFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := Pipe(PipeConfig{})
+		late := &lateCarrier{y, make(chan struct{})}
+		_, b := endpoints(t, func(testing.TB) (Carrier, Carrier) { return x, late }, new(Handlers), new(Handlers), Config{}, Config{})
+		require.NoError(t, x.Close())
+		begun := time.Now()
+		err := b.Short(t.Context(), 1, [4]uint64{})
+		require.ErrorIs(t, err, substrate.ErrPathDown)
+		require.ErrorIs(t, err, errEnded)
+		require.Equal(t, byeWait, time.Since(begun))
+		close(late.open)
+	})
+}
+
+// A lateCarrier receives nothing before its time.
+type lateCarrier struct {
+	Carrier
+	open chan struct{}
+}
+
+func (c *lateCarrier) Recv(batch []Segment) (int, error) {
+	<-c.open
+	return c.Carrier.Recv(batch)
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -162,7 +163,11 @@ func (e *Endpoint) submit(h header, b body) error {
 		c.mu.Unlock()
 		return nil
 	}
-	return e.sendInTurn(h, b)
+	if err := e.sendInTurn(h, b); err != nil {
+		<-e.done // it may end for a better reason: see checked
+		return e.Err()
+	}
+	return nil
 }
 
 // sendInTurn waits for tx and sends. cork.mu is held, and given away.
@@ -235,7 +240,7 @@ func (e *Endpoint) push() error {
 	switch {
 	case c.control > ControlSlots:
 		c.mu.Unlock()
-		return e.checked(&substrate.Error{Op: "message", Substrate: "activemsg", Class: substrate.Protocol, Err: errFlood})
+		return e.failed(&substrate.Error{Op: "message", Substrate: "activemsg", Class: substrate.Protocol, Err: errFlood})
 	case c.busy || len(c.now.heads) == 0:
 		c.mu.Unlock()
 	case !e.free(len(c.now.bytes) + len(c.now.heads)*HeaderLen):
@@ -275,7 +280,7 @@ func (e *Endpoint) flush() error {
 		return nil
 	}
 	defer func() { c.other.heads, c.other.bytes = c.other.heads[:0], c.other.bytes[:0] }()
-	if err := e.Err(); err != nil {
+	if err := e.sendable(); err != nil {
 		return err
 	}
 	rest := c.other.bytes
@@ -302,7 +307,7 @@ func (e *Endpoint) flush() error {
 
 // send hands one segment to the carrier. It needs tx, and the cork is empty.
 func (e *Endpoint) send(h header, b body) error {
-	if err := e.Err(); err != nil {
+	if err := e.sendable(); err != nil {
 		return err
 	}
 	e.seal(&h)
@@ -329,12 +334,33 @@ func (e *Endpoint) seal(h *header) {
 	e.rx.Unlock()
 }
 
-// checked ends the endpoint if the carrier failed.
+// sendable tells why nothing can be sent any more. It needs tx.
+func (e *Endpoint) sendable() error {
+	if err := e.Err(); err != nil {
+		return err
+	}
+	return e.lost
+}
+
+// checked ends the endpoint if the carrier failed to send: not at once, as a peer that has closed its end in good order has said so, and that may
+// have arrived and not be handled. It doesn't wait for that, as it may be the receiving goroutine. It needs tx.
 func (e *Endpoint) checked(err error) error {
 	if err == nil {
 		return nil
 	}
-	e.failWith(substrate.PathDown, err)
+	s := asError(substrate.PathDown, err)
+	if s.Class != substrate.PathDown || e.ending.Load() {
+		return e.failed(s)
+	}
+	e.lost = s
+	time.AfterFunc(byeWait, func() { e.fail(s) })
+	e.recall()
+	return s
+}
+
+// failed ends the endpoint and returns why it has ended.
+func (e *Endpoint) failed(err *substrate.Error) error {
+	e.fail(err)
 	<-e.done // somebody else may be ending it
 	return e.Err()
 }

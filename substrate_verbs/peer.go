@@ -182,10 +182,12 @@ type errGone struct{ error }
 
 func (e errGone) Error() string { return "the peer's process is gone (" + e.error.Error() + ")" }
 
-// whyEnded is the endpoint's error as that of a link. What a process's end means for a connection is found out over TCP, so all but a breach of the
+// whyEnded is the endpoint's error as that of a link.
+func (p *peer) whyEnded() *substrate.Error { return p.why(p.ep.Err()) }
+
+// why is an error of the endpoint as that of a link. What a process's end means for a connection is found out over TCP, so all but a breach of the
 // protocol is the path's.
-func (p *peer) whyEnded() *substrate.Error {
-	err := p.ep.Err()
+func (p *peer) why(err error) *substrate.Error {
 	class := substrate.PathDown
 	if substrate.ClassOf(err) == substrate.Protocol {
 		class = substrate.Protocol
@@ -247,10 +249,10 @@ func (p *peer) cause(op string, err error) error {
 	e := p.err
 	p.mu.Unlock()
 	if e == nil {
-		e = p.newError(substrate.PathDown, err)
-		if p.ep.Err() != nil {
-			e = p.whyEnded()
+		if ended := p.ep.Err(); ended != nil {
+			err = ended
 		}
+		e = p.why(err)
 	}
 	return &substrate.Error{Op: op, Substrate: name, Peer: e.Peer, Class: e.Class, Err: e.Err}
 }
