@@ -152,6 +152,7 @@ func overRsocket(t *testing.T) course {
 	require.NoError(t, rsocket.Available())
 	l, err := rsocket.Listen(t.Context(), "tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_RDMA_ADDR"), "0"))
 	require.NoError(t, err)
+	defer l.Close()
 	accepted := make(chan net.Conn, 1)
 	go func() {
 		c, err := l.Accept()

@@ -88,10 +88,12 @@ static int rs_accept(int fd) {
 	RETRY(c, rs.accept(fd, NULL, NULL));
 	return c < 0 ? -errno : c;
 }
-static int rs_poll(int fd, short events, int ms) {
+// Never with a time-out: before rdma-core 63 an rpoll that has timed out is counted as one that sleeps for ever, and all later ones spin, waiting
+// for it to wake up.
+static int rs_ready(int fd, short events) {
 	struct pollfd p = {.fd = fd, .events = events};
 	int n;
-	RETRY(n, rs.poll(&p, 1, ms));
+	RETRY(n, rs.poll(&p, 1, 0));
 	return n < 0 ? -errno : n;
 }
 static long rs_recv(int fd, void *p, size_t n) {
@@ -144,8 +146,11 @@ var load = sync.OnceValue(func() error {
 // Available says what is missing to use rsockets on this machine, or nil.
 func Available() error { return load() }
 
-// wait is how long a call that has a deadline sleeps before it looks again whether the connection was closed.
-const wait = 100 * time.Millisecond
+// A call that has a deadline and an Accept sleep between two looks: first and most.
+const (
+	firstNap = 50 * time.Microsecond
+	lastNap  = 10 * time.Millisecond
+)
 
 type deadlines = deadline.Pair
 
@@ -176,9 +181,11 @@ func Dial(ctx context.Context, _, address string) (*Conn, error) {
 
 // Listener accepts connections.
 type Listener struct {
+	at addr
+
+	mu     sync.Mutex // guards what follows; it isn't held while Accept waits
 	fd     C.int
-	at     addr
-	closed atomic.Bool
+	closed bool
 }
 
 // Listen accepts connections at address, "ip:port" of IPv4; port 0 lets the system choose.
@@ -205,27 +212,42 @@ func Listen(ctx context.Context, _, address string) (*Listener, error) {
 
 // Accept waits for a connection.
 func (l *Listener) Accept() (net.Conn, error) {
-	for {
-		n := C.rs_poll(l.fd, C.POLLIN, C.int(wait.Milliseconds()))
-		switch {
-		case l.closed.Load():
-			C.rs_close(l.fd)
-			return nil, net.ErrClosed
-		case n < 0:
-			return nil, fail("rpoll", string(l.at), int(n))
-		case n > 0:
-			fd := C.rs_accept(l.fd)
-			if fd < 0 {
-				return nil, fail("raccept", string(l.at), int(fd))
-			}
-			return &Conn{fd: fd, local: l.at, remote: addr("")}, nil
+	for ; ; time.Sleep(lastNap) {
+		if c, err := l.look(); c != nil || err != nil {
+			return c, err
 		}
 	}
 }
 
-// Close ends Accept, which frees the listener.
+// look accepts a connection if there is one.
+func (l *Listener) look() (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, net.ErrClosed
+	}
+	switch n := C.rs_ready(l.fd, C.POLLIN); {
+	case n < 0:
+		return nil, fail("rpoll", string(l.at), int(n))
+	case n == 0:
+		return nil, nil
+	}
+	fd := C.rs_accept(l.fd)
+	if fd < 0 {
+		return nil, fail("raccept", string(l.at), int(fd))
+	}
+	return &Conn{fd: fd, local: l.at, remote: addr("")}, nil
+}
+
+// Close ends Accept and frees the listener. A process that has four of them at a time can't accept on the last before rdma-core 53: the library's thread for
+// listeners looks at a table that was freed.
 func (l *Listener) Close() error {
-	l.closed.Store(true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		C.rs_close(l.fd)
+	}
 	return nil
 }
 
@@ -270,7 +292,7 @@ func (c *Conn) Write(p []byte) (done int, err error) {
 
 // await waits until the connection is ready, if there is a deadline: without one the call itself waits, as programs that are measured do.
 func (c *Conn) await(deadline *atomic.Int64, events C.short) error {
-	for {
+	for nap := firstNap; ; nap = min(2*nap, lastNap) {
 		end := deadline.Load()
 		switch {
 		case c.closed.Load():
@@ -280,12 +302,13 @@ func (c *Conn) await(deadline *atomic.Int64, events C.short) error {
 		case time.Now().UnixNano() >= end:
 			return os.ErrDeadlineExceeded
 		}
-		switch n := C.rs_poll(c.fd, events, C.int(wait.Milliseconds())); {
+		switch n := C.rs_ready(c.fd, events); {
 		case n < 0:
 			return fail("rpoll", c.remote.String(), int(n))
 		case n > 0:
 			return nil
 		}
+		time.Sleep(nap)
 	}
 }
 
