@@ -107,7 +107,8 @@ func FuzzMessages(f *testing.F) {
 // fuzzPair is join whose links live beyond the test.
 func fuzzPair(t *testing.T) (x, y *link) {
 	fabric := NewPipes(activemsg.PipeConfig{})
-	a, b := New(Options{Fabric: fabric}), New(Options{Fabric: fabric})
+	o := Options{Fabric: fabric, Death: patience}
+	a, b := New(o), New(o)
 	l, err := b.Listen(context.Background(), "127.0.0.1:0")
 	require.NoError(t, err)
 	k, err := a.Dial(context.Background(), l.Addr().String())

@@ -21,8 +21,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds waiting for what must happen.
 const patience = 20 * time.Second
 
-// newTest makes a Substrate that is closed with the test.
+// newTest makes a Substrate that is closed with the test. Where o.Death says nothing else, a busy machine isn't taken for a dead peer.
 func newTest(t testing.TB, o Options) *Substrate {
+	if o.Death == 0 {
+		o.Death = patience
+	}
 	s := New(o)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s

@@ -15,10 +15,10 @@ func TestLateBytes(t *testing.T) {
 	for _, pipes := range []bool{true, false} {
 		var a, b *Substrate
 		if pipes {
-			a, b, _ = two(t, Options{Death: patience})
+			a, b, _ = two(t, Options{})
 		} else {
 			s := onSim(sim.Config{Delay: 20 * time.Microsecond, LateWrites: true})
-			a, b = newTest(t, Options{Fabric: s.a, Death: patience}), newTest(t, Options{Fabric: s.b, Death: patience})
+			a, b = newTest(t, Options{Fabric: s.a}), newTest(t, Options{Fabric: s.b})
 		}
 		from, to, _ := join(t, a, b)
 		for round := range 50 {

@@ -27,7 +27,7 @@ func two(t testing.TB, o Options) (a, b *Substrate, f *Pipes) {
 // TestOneQueuePair: all links between two processes share a queue pair, however many dial at a time, and to whichever listener; those that
 // are dialled the other way, too.
 func TestOneQueuePair(t *testing.T) {
-	a, b, f := two(t, Options{Death: patience})
+	a, b, f := two(t, Options{})
 	_, _, l1 := join(t, a, b)
 	_, _, l2 := join(t, a, b)
 	var all sync.WaitGroup
@@ -50,7 +50,7 @@ func TestOneQueuePair(t *testing.T) {
 
 // TestTogether: many dial for the first time at once, and get one queue pair.
 func TestTogether(t *testing.T) {
-	a, b, f := two(t, Options{Death: patience})
+	a, b, f := two(t, Options{})
 	l, err := b.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
@@ -72,8 +72,8 @@ func TestTogether(t *testing.T) {
 // TestKnownBeforeUse: who is dialled knows the queue pair before the dialler may use it. Else a link that is dialled back at once gets another.
 func TestKnownBeforeUse(t *testing.T) {
 	m := &mute{Pipes: NewPipes(activemsg.PipeConfig{})}
-	a := newTest(t, Options{Fabric: m.Pipes, Death: patience})
-	b := newTest(t, Options{Fabric: m, Death: patience})
+	a := newTest(t, Options{Fabric: m.Pipes})
+	b := newTest(t, Options{Fabric: m})
 	var known []int
 	m.before = func() {
 		b.mu.Lock()
