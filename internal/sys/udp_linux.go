@@ -17,11 +17,10 @@ const (
 	udpControl  = 64 // bytes of control messages per datagram: two are expected, UDP_GRO's and the traffic class, of 24 each
 )
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
+// mmsghdr is struct mmsghdr of recvmmsg(2). The compiler pads it as C's does: on 64-bit systems only.
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
-	_   [4]byte
 }
 
 // A UDPReader receives datagrams in batches (recvmmsg(2)). It is for one goroutine.

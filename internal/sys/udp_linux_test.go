@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,13 @@ func udpSocket(t *testing.T) (fd uintptr, addr netip.AddrPort, joins, cuts bool)
 	require.NoError(t, err)
 	require.Positive(t, n)
 	return fd, c.LocalAddr().(*net.UDPAddr).AddrPort(), joins, cuts
+}
+
+// TestBatchLayout: the kernel steps through an array of structures that are as long as C makes them, on systems of 32 bits, too.
+func TestBatchLayout(t *testing.T) {
+	const word = unsafe.Sizeof(uintptr(0))
+	require.Zero(t, unsafe.Offsetof(mmsghdr{}.n)-unsafe.Sizeof(unix.Msghdr{}))
+	require.Equal(t, (unsafe.Sizeof(unix.Msghdr{})+4+word-1)/word*word, unsafe.Sizeof(mmsghdr{}))
 }
 
 // TestUDP sends three datagrams in one call, and one that is gathered, and receives them all.
