@@ -200,7 +200,7 @@ func FuzzProbe(f *testing.F) {
 			known(t, err)
 			return
 		}
-		if p.Len > MaxProbeTrain || p.Op == ProbeEcho && p.Len > MaxProbeEcho {
+		if p.Len < 0 || p.Len > MaxProbeTrain || p.Op == ProbeEcho && p.Len > MaxProbeEcho {
 			t.Fatalf("out of bounds: %+v", p)
 		}
 		if out := p.Append(nil); !bytes.Equal(out, b) {

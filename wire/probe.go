@@ -35,13 +35,13 @@ func ParseProbe(b []byte) (Probe, error) {
 	if len(b) != ProbeHeader {
 		return Probe{}, formatError("probe header of %d bytes, want %d", len(b), ProbeHeader)
 	}
-	p := Probe{Op: ProbeOp(b[0]), Len: int(be.Uint32(b[4:]))}
+	op, n := ProbeOp(b[0]), be.Uint32(b[4:]) // not an int yet: that may have 32 bits, and a sign
 	switch {
 	case b[1] != 0 || b[2] != 0 || b[3] != 0,
-		p.Op == ProbeEcho && p.Len > MaxProbeEcho,
-		p.Op == ProbeTrain && p.Len > MaxProbeTrain,
-		p.Op != ProbeEcho && p.Op != ProbeTrain:
+		op == ProbeEcho && n > MaxProbeEcho,
+		op == ProbeTrain && n > MaxProbeTrain,
+		op != ProbeEcho && op != ProbeTrain:
 		return Probe{}, formatError("probe %x", b)
 	}
-	return p, nil
+	return Probe{Op: op, Len: int(n)}, nil
 }
