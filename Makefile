@@ -12,7 +12,7 @@ LIBRARY   := $(foreach d,gid wire selector substrate substrate_tcp substrate_shm
 BUILDFLAGS := $(shell git log -1 >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := build
-.PHONY: demo test build fmt-check vet lint cross race sim fuzz-smoke bench docs-check test-verbs verbs-shell hooks ci clean
+.PHONY: demo test build fmt-check vet lint cross test32 race sim fuzz-smoke bench docs-check test-verbs verbs-shell hooks ci clean
 
 build:
 	@mkdir -p bin
@@ -38,6 +38,12 @@ lint:
 cross:
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
+	GOOS=freebsd GOARCH=amd64 CGO_ENABLED=0 $(GO) build $(LIBRARY)
+	GOOS=linux GOARCH=386 CGO_ENABLED=0 $(GO) build $(LIBRARY)
+
+# What depends on the size of an int or on the layout of the kernel's structures, run as a program of 32 bits (amd64 runs those, too).
+test32:
+	GOARCH=386 CGO_ENABLED=0 $(GO) test -timeout $(TIMEOUT) ./gid ./wire ./internal/sys ./internal/samehost ./substrate_tcp
 
 race:
 	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./... # one package at a time: each is slow enough by itself

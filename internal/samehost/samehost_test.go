@@ -98,7 +98,7 @@ func TestOffsetsBeyondTheWord(t *testing.T) {
 	x, y := a.Slot(1, 1, true), b.Slot(1, 1, false)
 	y.Publish(maxOff)
 	require.True(t, y.Publish(maxOff+1), "such news travel in records")
-	require.EqualValues(t, maxOff, x.Acked())
+	require.Equal(t, uint64(maxOff), x.Acked())
 	x.Want(maxOff + 1)
 	require.False(t, y.Publish(5))
 }
