@@ -110,14 +110,15 @@ type controlContext = func(ctx context.Context, network, address string, c sysca
 
 // controlContext returns a hook that runs the user's own, then ours. As in net.Dialer, a ControlContext hides a Control.
 func (s *Substrate) controlContext(userCtx controlContext, user control) controlContext {
+	if userCtx == nil {
+		ours := s.control(user)
+		return func(_ context.Context, network, address string, c syscall.RawConn) error { return ours(network, address, c) }
+	}
 	return func(ctx context.Context, network, address string, c syscall.RawConn) error {
-		if userCtx != nil {
-			if err := userCtx(ctx, network, address, c); err != nil {
-				return err
-			}
-			user = nil
+		if err := userCtx(ctx, network, address, c); err != nil {
+			return err
 		}
-		return s.control(user)(network, address, c)
+		return s.setOptions(c)
 	}
 }
 
