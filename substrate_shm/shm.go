@@ -33,7 +33,7 @@ const (
 // Options tune the links of a Substrate. The zero value is good.
 type Options struct {
 	// Dir is where Listen("") makes its sockets: a directory for the processes that shall meet, and nobody else. "" is the user's
-	// private directory: sockemu-UID in $XDG_RUNTIME_DIR or the directory for temporary files.
+	// private directory: sockemu-UID in $XDG_RUNTIME_DIR, or in the directory for temporary files.
 	Dir string
 	// RingSize is the number of bytes on their way in each direction of a link that this end dials: a power of two from
 	// MinRingSize to MaxRingSize, 0 for DefaultRingSize. Another value makes Dial fail with class Config.

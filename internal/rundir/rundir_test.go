@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,10 +50,50 @@ func TestDir(t *testing.T) {
 	require.NoError(t, os.Symlink(elsewhere, d))
 	_, err = Dir()
 	require.ErrorContains(t, err, "private", "a link may lead anywhere")
+}
 
-	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(d, "missing"))
-	_, err = Dir()
-	require.ErrorIs(t, err, os.ErrNotExist)
+// TestUnusable: what su or a container leaves behind in XDG_RUNTIME_DIR doesn't keep processes from meeting; if nothing can be used the
+// error says what was tried.
+func TestUnusable(t *testing.T) {
+	d := private(t)
+	tmp := filepath.Dir(d)
+	t.Setenv("TMPDIR", tmp)
+	for name, base := range map[string]string{
+		"missing": filepath.Join(d, "missing"), "relative": "run", "a file": "/proc/self/status", "not writable": "/proc/self",
+		"too long": filepath.Join(d, strings.Repeat("x", maxPath)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("XDG_RUNTIME_DIR", base)
+			got, err := Dir()
+			require.NoError(t, err)
+			require.Equal(t, d, got)
+
+			t.Setenv("TMPDIR", filepath.Join(d, "missing too"))
+			_, err = Dir()
+			require.ErrorIs(t, err, os.ErrNotExist)
+			require.ErrorContains(t, err, "XDG_RUNTIME_DIR="+base)
+		})
+	}
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Setenv("TMPDIR", filepath.Join(tmp, strings.Repeat("x", maxPath)))
+	_, err := Dir()
+	require.ErrorContains(t, err, "at most 107")
+	require.ErrorContains(t, err, "set XDG_RUNTIME_DIR")
+}
+
+// TestLongestName: the longest directory that is accepted has room for the longest name.
+func TestLongestName(t *testing.T) {
+	base := filepath.Dir(private(t))
+	own := len("/sockemu-") + len(strconv.Itoa(os.Getuid()))
+	base = filepath.Join(base, strings.Repeat("x", maxPath-longestName-1-own-len(base)-1))
+	require.NoError(t, os.Mkdir(base, 0o700))
+	t.Setenv("XDG_RUNTIME_DIR", base)
+	d, err := Dir()
+	require.NoError(t, err)
+	require.Equal(t, base, filepath.Dir(d))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(d, strings.Repeat("y", longestName)), Net: "unix"})
+	require.NoError(t, err)
+	l.Close()
 }
 
 // TestSweep: only sockets without an owner, of the right name and old enough, go.
