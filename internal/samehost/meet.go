@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
@@ -41,6 +42,7 @@ type Host struct {
 	l       *net.UnixListener
 	closing chan struct{}
 	done    chan struct{}
+	meeting atomic.Pointer[net.UnixConn] // whoever is being listened to: Close doesn't wait for that
 }
 
 // Listen opens the meeting place of process proc. take is called for each page that comes, in a goroutine of its own, with
@@ -56,7 +58,7 @@ func Listen(proc gid.ProcessID, take func(token [TokenSize]byte, p *Page) bool) 
 		return nil, err
 	}
 	h := &Host{l: l, closing: make(chan struct{}), done: make(chan struct{})}
-	go h.loop(l.AcceptUnix, func(c *net.UnixConn) { receive(c, take) })
+	go h.loop(l.AcceptUnix, func(c *net.UnixConn) { h.receive(c, take) })
 	return h, nil
 }
 
@@ -84,9 +86,16 @@ func (h *Host) loop(accept func() (*net.UnixConn, error), meet func(*net.UnixCon
 	}
 }
 
-func receive(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
+func (h *Host) receive(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(meetTimeout))
+	h.meeting.Store(c)
+	defer h.meeting.Store(nil)
+	select {
+	case <-h.closing: // Close may have looked too early
+		return
+	default:
+	}
 	if uid, err := sys.PeerUID(c); err != nil || uid != os.Getuid() {
 		return
 	}
@@ -108,6 +117,9 @@ func receive(c *net.UnixConn, take func([TokenSize]byte, *Page) bool) {
 func (h *Host) Close() error {
 	err := h.l.Close()
 	close(h.closing)
+	if c := h.meeting.Load(); c != nil {
+		c.SetDeadline(time.Unix(1, 0))
+	}
 	<-h.done
 	return err
 }
@@ -127,8 +139,7 @@ func Offer(ctx context.Context, proc gid.ProcessID, token [TokenSize]byte) (*Pag
 	}
 	c := nc.(*net.UnixConn)
 	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	c.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
 	if uid, err := sys.PeerUID(c); err != nil {
 		return nil, fmt.Errorf("whose process is there: %w", err)
 	} else if uid != os.Getuid() {
@@ -143,11 +154,14 @@ func Offer(ctx context.Context, proc gid.ProcessID, token [TokenSize]byte) (*Pag
 	if err != nil {
 		return nil, err
 	}
-	if err := sys.SendFile(c, token[:], f); err != nil {
-		return nil, err
-	}
 	var answer [1]byte
-	if _, err := c.Read(answer[:]); err != nil {
+	if err = sys.SendFile(c, token[:], f); err == nil {
+		_, err = c.Read(answer[:])
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("no answer from the process there: %w", ctx.Err())
+	case err != nil:
 		return nil, err
 	}
 	if answer[0] != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,50 @@ func meet(t *testing.T) (*Page, *Page) {
 	a, err := Offer(context.Background(), proc, token)
 	require.NoError(t, err)
 	return a, <-pages
+}
+
+// TestSilentCaller: whoever connects and says nothing holds up neither Close nor, for longer than a meeting takes, others.
+func TestSilentCaller(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	proc := gid.NewProcessID()
+	h, err := Listen(proc, func([TokenSize]byte, *Page) bool { return true })
+	require.NoError(t, err)
+	d, err := rundir.Dir()
+	require.NoError(t, err)
+	silent, err := net.Dial("unix", path(d, proc))
+	require.NoError(t, err)
+	defer silent.Close()
+	for h.meeting.Load() == nil { // it is being listened to
+		runtime.Gosched()
+	}
+	start := time.Now()
+	require.NoError(t, h.Close())
+	require.Less(t, time.Since(start), meetTimeout*3/4)
+}
+
+// TestOfferEnds: a process that takes a page and doesn't answer holds up nobody whose context ends.
+func TestOfferEnds(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	proc := gid.NewProcessID()
+	d, err := rundir.Dir()
+	require.NoError(t, err)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path(d, proc), Net: "unix"})
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		c, err := l.AcceptUnix()
+		if err == nil {
+			c.Read(make([]byte, 1)) // the offer is there
+			cancel()
+			defer c.Close()
+		}
+		<-t.Context().Done()
+	}()
+	start := time.Now()
+	_, err = Offer(ctx, proc, [TokenSize]byte{1})
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, time.Since(start), meetTimeout*3/4)
 }
 
 func TestAcknowledge(t *testing.T) {
