@@ -68,7 +68,7 @@ const maxCached = 4096
 // NewEndpoint returns an endpoint with a fresh identity.
 func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.Security == SecurityAuth && len(cfg.ClusterKey) == 0 {
-		return nil, &substrate.Error{Op: "configure", Substrate: "endpoint", Class: substrate.Config, Err: errors.New("SecurityAuth needs a ClusterKey")}
+		return nil, &substrate.Error{Op: "configure the endpoint", Class: substrate.Config, Err: errors.New("SecurityAuth needs a ClusterKey")}
 	}
 	if cfg.Security == SecurityNone {
 		cfg.ClusterKey = nil
@@ -91,7 +91,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 }
 
 func configError(err error) error {
-	return &substrate.Error{Op: "configure", Substrate: "endpoint", Class: substrate.Config, Err: err}
+	return &substrate.Error{Op: "configure the endpoint", Class: substrate.Config, Err: err}
 }
 
 // pins is what the configuration says about the peer at addr.

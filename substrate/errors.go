@@ -61,7 +61,7 @@ var (
 // Error is what substrates return: what was tried, over which substrate, with which peer, and what it means.
 type Error struct {
 	Op        string // "dial", "listen", "accept", "send", "recv"
-	Substrate string
+	Substrate string // "" for what no substrate has tried
 	Peer      string // the peer's physical address, if known
 	Class     Class
 	Err       error
@@ -69,7 +69,10 @@ type Error struct {
 
 // Error says what was tried, with whom, what it means and why.
 func (e *Error) Error() string {
-	s := e.Op + " over " + e.Substrate
+	s := e.Op
+	if e.Substrate != "" {
+		s += " over " + e.Substrate
+	}
 	if e.Peer != "" {
 		s += " with " + e.Peer
 	}
