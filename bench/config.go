@@ -109,6 +109,7 @@ const (
 	defaultBlock       = 4 * time.Millisecond
 	defaultConnections = 8
 	maxConnections     = 1000
+	maxBlock           = 10 * time.Second
 	minRounds          = 5
 	goodRounds         = 30 // what measuring on this kind of machine takes
 )
@@ -146,6 +147,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Connections < 0 || c.Connections > maxConnections {
 		return fmt.Errorf("%d connections are out of bounds: 1 to %d", c.Connections, maxConnections)
+	}
+	if c.Block < 0 || c.Block > maxBlock {
+		return fmt.Errorf("blocks of %v are out of bounds: at most %v", c.Block, maxBlock)
 	}
 	if c.Budget < 0 {
 		return fmt.Errorf("the time %v is negative", c.Budget)

@@ -73,6 +73,8 @@ func TestValidate(t *testing.T) {
 		{"no rounds", func(c *Config) { c.Rounds = 0 }, "0 repetitions are out of bounds"},
 		{"many rounds", func(c *Config) { c.Rounds = maxRounds + 1 }, "out of bounds"},
 		{"connections", func(c *Config) { c.Connections = -1 }, "-1 connections are out of bounds"},
+		{"long blocks", func(c *Config) { c.Block = maxBlock + 1 }, "out of bounds: at most 10s"},
+		{"only over what is not available", func(c *Config) { c.Modes, c.Substrates = nil, []string{"smoke"} }, "nothing but raw can be measured here: elsewhere over smoke: no such device"},
 		{"time", func(c *Config) { c.Budget = -time.Second }, "negative"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -112,9 +114,9 @@ func TestChoose(t *testing.T) {
 		})
 	}
 	t.Run("what is not available is left out, and told", func(t *testing.T) {
-		ts, left, err := testRegistry.choose(nil, []string{"smoke"})
+		ts, left, err := testRegistry.choose(nil, []string{"smoke", "udp"})
 		require.NoError(t, err)
-		assert.Equal(t, []string{"raw/tcp"}, names(ts))
+		assert.Equal(t, []string{"raw/tcp", "unlistenable/udp", "corrupt/udp", "unpinned/udp"}, names(ts))
 		assert.Equal(t, []Skipped{{Mode: "elsewhere", Substrate: "smoke", Reason: "no such device"}}, left)
 		assert.Equal(t, "elsewhere over smoke: no such device", left[0].String())
 	})

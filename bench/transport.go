@@ -67,7 +67,7 @@ func (r Registry) find(mode, substrate string) (Transport, bool) {
 
 // choose returns the transports of these modes over these substrates: first raw, the reference, then the others in
 // registry order. An empty list means all of them, but for those that this machine lacks: these are returned apart. A mode that was asked
-// for by name must be there.
+// for by name must be there, and one over the substrates that were.
 func (r Registry) choose(modes, substrates []string) (chosen []Transport, left []Skipped, err error) {
 	if err := known("mode", modes, r, Transport.Name); err != nil {
 		return nil, nil, err
@@ -96,6 +96,9 @@ func (r Registry) choose(modes, substrates []string) (chosen []Transport, left [
 			left = append(left, Skipped{Mode: t.Name(), Substrate: t.Substrate(), Reason: err.Error()})
 		}
 		used[t.Name()] = true
+	}
+	if len(chosen) == 1 && len(left) > 0 && len(modes) == 0 {
+		return nil, nil, fmt.Errorf("nothing but raw can be measured here: %s", left[0])
 	}
 	for _, m := range modes {
 		if !used[m] {

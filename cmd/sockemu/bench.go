@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -47,6 +48,9 @@ func (s *messageSize) UnmarshalText(b []byte) error {
 
 // Validate checks what the parser can't.
 func (c *benchCmd) Validate() error {
+	if c.Conns == 0 || c.Block <= 0 { // in a bench.Config 0 is the default
+		return errors.New("--conns and --block must be positive")
+	}
 	cfg := c.config()
 	return cfg.Validate()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ func thin(substrates string) bench.Transport {
 		once.Do(func() {
 			e, err = sockemu.NewEndpoint(sockemu.Config{
 				Substrates: substrates,
+				Rules:      os.DevNull,             // the environment's would go before what is to be measured
 				Fallback:   sockemu.FallbackForbid, // else plain TCP might be measured under the name of thin
 				TCP:        tcp.Options{Congestion: bench.Congestion(ctx)},
 				// An emulated processor, on which RDMA is measured without hardware, stands still now and then.
