@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
+
+	"github.com/sockemu/sockemu/sockemu"
 )
 
 // demoCmd shows on one machine what the layer is for: a connection between two processes goes through a relay that cuts it every few
@@ -41,6 +43,9 @@ var errNotVerified = errors.New("not everything that the demo promises has happe
 
 // Run runs the demo and prints its verdict.
 func (c *demoCmd) Run(ctx context.Context, std *stdio, top *cli) error {
+	if err := checkEnvironment(); err != nil {
+		return usageError{err}
+	}
 	if c.Seed == 0 {
 		c.Seed = uint64(rand.Uint32()) // short enough to be typed, and exact in every reader of JSON
 	}
@@ -65,6 +70,15 @@ func (c *demoCmd) Run(ctx context.Context, std *stdio, top *cli) error {
 		return fmt.Errorf("%w: %s", errNotVerified, v.Reason)
 	}
 	return nil
+}
+
+// checkEnvironment finds what no program with the library can be configured by.
+func checkEnvironment() error {
+	e, err := sockemu.NewEndpoint(sockemu.Config{Rules: os.DevNull, Private: true})
+	if err != nil {
+		return err
+	}
+	return e.Close()
 }
 
 // run runs the demo under the view that suits where the output goes.

@@ -56,7 +56,7 @@ const substrateVar = "SOCKEMU_SUBSTRATE"
 
 // noSHM says why shared memory can't be had, "" if it can.
 func noSHM() string {
-	if p, err := selector.ParsePolicy(os.Getenv(substrateVar)); err != nil || !p.Allows("shm") {
+	if p, err := selector.ParsePolicy(os.Getenv(substrateVar)); err != nil || !p.Allows("shm") { // Run has looked at err
 		return substrateVar + " does not admit it"
 	}
 	dir, err := os.MkdirTemp("", "sockemu-demo")

@@ -215,7 +215,7 @@ func (n *node) join(ctx context.Context) error {
 // it: only here, where the relay is to be the one way, it must not.
 func (n *node) endpoint() (*sockemu.Endpoint, error) {
 	// What the relay does to TCP is to be seen first; shared memory would go around it.
-	cfg := sockemu.Config{Fallback: sockemu.FallbackForbid, Substrates: "tcp", Logger: n.log.With("demo", n.cmd.Role, "pid", os.Getpid())}
+	cfg := sockemu.Config{Fallback: sockemu.FallbackForbid, Substrates: "tcp", Rules: os.DevNull, Logger: n.log.With("demo", n.cmd.Role, "pid", os.Getpid())}
 	if n.cmd.Role == "client" {
 		cfg.TCP.Dialer = &net.Dialer{Control: func(_, addr string, _ syscall.RawConn) error {
 			if addr != n.cmd.Addr {

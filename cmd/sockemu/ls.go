@@ -37,7 +37,8 @@ func (c *lsCmd) Validate() error {
 type listing struct {
 	Processes   []control.Process  `json:"processes"`
 	Connections []listedConnection `json:"connections"`
-	Silent      []silentProcess    `json:"silent"` // processes that are there but don't answer
+	Silent      []silentProcess    `json:"silent"`          // processes that are there but don't answer
+	Error       string             `json:"error,omitempty"` // why the list isn't complete, or couldn't be made
 }
 
 // A listedConnection is a connection, and whose it is.
@@ -62,14 +63,18 @@ func (c *lsCmd) Run(ctx context.Context, std *stdio) error {
 		if c.Watch && ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		if err != nil { // there is nowhere to look: no list
+			if c.JSON {
+				return errors.Join(err, c.print(std, l, err))
+			}
 			return err
 		}
-		if err := c.print(std, l); err != nil {
-			return err
+		err = l.complete()
+		if perr := c.print(std, l, err); perr != nil {
+			return perr
 		}
 		if !c.Watch {
-			return l.complete()
+			return err
 		}
 		select {
 		case <-tick.C:
@@ -121,8 +126,12 @@ func listAll(ctx context.Context, dir string) (listing, error) {
 	return l, nil
 }
 
-func (c *lsCmd) print(std *stdio, l listing) error {
+// print shows the list. Why it isn't complete is no part of it for people: that is the command's error.
+func (c *lsCmd) print(std *stdio, l listing, failed error) error {
 	if c.JSON {
+		if failed != nil {
+			l.Error = failed.Error()
+		}
 		return json.NewEncoder(std.out).Encode(l)
 	}
 	var b bytes.Buffer

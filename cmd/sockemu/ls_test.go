@@ -91,6 +91,27 @@ func TestLs(t *testing.T) {
 	}
 }
 
+// TestLsNowhere: with --json there is an object whatever happens, and it says why the exit status is 1.
+func TestLsNowhere(t *testing.T) {
+	d := runtimeDir(t)
+	require.NoError(t, os.Chmod(d, 0o755)) // a directory that others may enter is refused
+	status, out, errs := output(t, "ls", "--json")
+	require.Equal(t, exitFailed, status)
+	require.Contains(t, errs, "private directory")
+	var l listing
+	require.NoError(t, json.Unmarshal([]byte(out), &l))
+	require.Contains(t, l.Error, "private directory")
+	require.Contains(t, out, `{"processes":[],"connections":[],"silent":[],"error":`)
+
+	status, out, _ = output(t, "ls")
+	require.Equal(t, exitFailed, status)
+	require.Empty(t, out)
+
+	status, _, errs = output(t, "probe", "why", "12")
+	require.Equal(t, exitFailed, status)
+	require.Regexp(t, `^sockemu probe: 12: the processes of this user can't be asked: .*private directory`, errs)
+}
+
 // TestLsSilentProcess: one that doesn't answer is in the list, and the exit status says that the list isn't complete.
 func TestLsSilentProcess(t *testing.T) {
 	d := runtimeDir(t)

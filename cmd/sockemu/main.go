@@ -36,7 +36,8 @@ type cli struct {
 	DemoNode    demoNodeCmd    `cmd:"" hidden:""`
 }
 
-const description = "A connectivity layer under sockets: connections that survive outages, moves and changes of transport."
+const description = "A connectivity layer under sockets: connections that survive outages, moves and changes of transport.\n\n" +
+	"Exit status: 0 success, 1 failure, 2 wrong usage."
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -53,6 +54,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	if err != nil {
 		panic(err) // a mistake in the struct tags: no input brings it about
 	}
+	if len(args) == 0 { // nobody knows yet what there is
+		return usage(parser, errs)
+	}
 	k, err := parser.Parse(args)
 	if err != nil {
 		fmt.Fprintf(errs, "sockemu: %v (--help shows the usage)\n", err)
@@ -64,6 +68,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return exitStatus(err)
 	}
 	return exitOK
+}
+
+// usage writes what --help does, for somebody who hasn't asked for it.
+func usage(parser *kong.Kong, errs io.Writer) int {
+	parser.Stdout = errs
+	if k, err := kong.Trace(parser, nil); err == nil {
+		_ = k.PrintUsage(false)
+	}
+	return exitUsage
 }
 
 // commandName is the command as it was typed: "netem ns".

@@ -50,6 +50,12 @@ type netemUDPCmd struct {
 
 // Validate checks what the parser can't.
 func (c *netemUDPCmd) Validate() error {
+	if err := checkHostPort("udp", c.To, false); err != nil {
+		return fmt.Errorf("--to=%s: %w", c.To, err)
+	}
+	if err := checkHostPort("udp", c.Listen, true); err != nil {
+		return fmt.Errorf("--listen=%s: %w", c.Listen, err)
+	}
 	if c.Idle <= 0 || c.Clients <= 0 || c.Rebind < 0 || c.Time < 0 {
 		return errors.New("--idle and --clients must be positive, --rebind and --time not negative")
 	}

@@ -38,6 +38,12 @@ func (c *pipeCmd) Validate() error {
 		return errors.New("say where to connect to (HOST:PORT), or -l to listen")
 	case c.Patience <= 0:
 		return errors.New("--patience must be positive")
+	case !c.Listen:
+		return checkPeer(c.Addr)
+	case c.Addr != "":
+		if err := checkHostPort("tcp", c.Addr, true); err != nil {
+			return fmt.Errorf("can't listen at %q: %w", c.Addr, err)
+		}
 	}
 	return nil
 }

@@ -76,15 +76,23 @@ func (c *probeCmd) Validate() error {
 
 // checkPeer finds what can't be the address of a peer, whatever the network says.
 func checkPeer(peer string) error {
-	_, port, err := net.SplitHostPort(peer)
+	if err := checkHostPort("tcp", peer, false); err != nil {
+		return fmt.Errorf("%q is no peer: %w", peer, err)
+	}
+	return nil
+}
+
+// checkHostPort says what is wrong with an address that should be HOST:PORT; free says that port 0, a free one, will do.
+func checkHostPort(network, addr string, free bool) error {
+	_, port, err := net.SplitHostPort(addr)
 	if err == nil {
 		var n int
-		if n, err = net.LookupPort("tcp", port); err == nil && n == 0 {
+		if n, err = net.LookupPort(network, port); err == nil && n == 0 && !free {
 			err = errors.New("nothing listens on port 0")
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%q is no peer: want HOST:PORT: %w", peer, err)
+		return fmt.Errorf("want HOST:PORT: %w", err)
 	}
 	return nil
 }

@@ -55,6 +55,11 @@ type answer struct {
 // that decides has the word.
 func findWhy(ctx context.Context, dir, prefix string) (answer, error) {
 	found, silent := control.Processes(ctx, dir)
+	for _, err := range silent {
+		if _, one := errors.AsType[*control.SilentError](err); !one {
+			return answer{}, fmt.Errorf("%s: the processes of this user can't be asked: %w", prefix, err)
+		}
+	}
 	var best *answer
 	for _, p := range found {
 		w, err := p.Why(ctx, prefix)
