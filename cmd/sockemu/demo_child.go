@@ -30,13 +30,13 @@ type childEvent struct {
 func startChild(role, addr string, c *demoCmd, errs io.Writer, events chan<- childEvent, quit <-chan struct{}) (*child, error) {
 	inR, inW, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start the %s: %w", role, err)
 	}
 	outR, outW, err := os.Pipe()
 	if err != nil {
 		inR.Close()
 		inW.Close()
-		return nil, err
+		return nil, fmt.Errorf("start the %s: %w", role, err)
 	}
 	cmd := self(errs, "--log-level="+c.logLevel, "demo-node", role, "--addr="+addr,
 		"--seed="+strconv.FormatUint(c.Seed, 10), "--size="+strconv.Itoa(c.Size))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/sockemu/sockemu/selector"
@@ -64,11 +65,27 @@ func noSHM() string {
 		return err.Error()
 	}
 	defer os.RemoveAll(dir)
-	l, err := shm.New(shm.Options{Dir: dir}).Listen(context.Background(), filepath.Join(dir, "try"))
+	// All that it takes, memory, too: a container may refuse each part of it.
+	s := shm.New(shm.Options{Dir: dir})
+	l, err := s.Listen(context.Background(), filepath.Join(dir, "try"))
 	if err != nil {
 		return err.Error()
 	}
-	l.Close()
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		if link, err := l.Accept(); err == nil {
+			link.Close()
+		}
+	})
+	defer accepting.Wait()
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), setUpTime)
+	defer cancel()
+	link, err := s.Dial(ctx, l.Addr().String())
+	if err != nil {
+		return err.Error()
+	}
+	link.Close()
 	return ""
 }
 

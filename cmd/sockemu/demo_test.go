@@ -129,6 +129,30 @@ func TestVerdictIsOnlyOKWhenEverythingHappened(t *testing.T) {
 	require.Equal(t, verdictFailed, v.Verdict)
 }
 
+// TestVerdictTellsOnlyWhatHappened: a demo that failed early says nothing of what it has not come to.
+func TestVerdictTellsOnlyWhatHappened(t *testing.T) {
+	text := func(v verdict) string {
+		var b strings.Builder
+		v.print(&b)
+		return b.String()
+	}
+	early := text(verdict{Verdict: verdictFailed, Reason: "start the server: too many open files", Seed: 5})
+	assert.Contains(t, early, "FAILED (--seed 5): start the server: too many open files")
+	for _, never := range []string{"shared memory", "its failure", "longest gap", "sha256", "returned"} {
+		assert.NotContains(t, early, never)
+	}
+	midway := text(verdict{Verdict: verdictFailed, Reason: "x", GID: "ab", BytesUp: 1000, Fast: fastResult{Moves: 1, Choice: "tcp -> shm (a:1): 2x faster"}})
+	assert.Contains(t, midway, "client → server  1 kB\n")
+	assert.Contains(t, midway, "tcp -> shm: 2x faster")
+	assert.NotContains(t, midway, "its failure")
+	fell := text(verdict{Verdict: verdictFailed, Reason: "x", GID: "ab", Fast: fastResult{Moves: 1, Failovers: 1, FailoverMS: 3}})
+	assert.Contains(t, fell, "3.0 ms without a byte, then TCP\n")
+	whole := text(verdict{Verdict: verdictOK, GID: "ab", SHA256Up: "0123456789abcdef0", Fast: fastResult{Moves: 2, Failovers: 1, FailoverMS: 3}})
+	assert.Contains(t, whole, "sha256 0123456789abcdef\n")
+	assert.Contains(t, whole, "returned when it worked again")
+	assert.Contains(t, text(verdict{GID: "ab", Fast: fastResult{Missing: "no memfd"}}), "not here: no memfd")
+}
+
 func TestTexts(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0 B", 999: "999 B", 1000: "1 kB", 1234567: "1.23 MB", 999_600_000: "1 GB", 12_300_000_000: "12.3 GB"} {
 		assert.Equal(t, want, bytesText(n))

@@ -85,28 +85,49 @@ func (v *verdict) print(w io.Writer) {
 		fmt.Fprintf(w, "  %-16s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	row("plain TCP", "%s", v.PlainTCP)
-	row("sockemu", "%.1f s through %d cuts of TCP connections and %d outage%s", v.Seconds, v.Cuts, v.Outages, plural(v.Outages))
-	row("client → server", "%s  sha256 %s", bytesText(v.BytesUp), short(v.SHA256Up))
-	row("server → client", "%s  sha256 %s", bytesText(v.BytesDown), short(v.SHA256Down))
-	row("replayed", "%s after %d lost links", bytesText(v.Replayed), v.LinksLost)
-	if f := v.Fast; f.Missing != "" {
-		row("shared memory", "not here: %s", f.Missing)
-	} else {
-		choice, _, _ := strings.Cut(choiceAddrs.ReplaceAllString(f.Choice, " -> $1"), "; rejected: ")
-		choice, _, _ = strings.Cut(choice, "; now ")
-		row("shared memory", "%s", choice)
-		row("", "%.0f MB/s before, %.0f MB/s after, hashing included", f.TCPRate, f.SHMRate)
-		row("its failure", "%.1f ms without a byte, then TCP; returned when it worked again", f.FailoverMS)
+	if v.GID != "" { // else there was no connection to tell anything about
+		v.printStream(row)
 	}
-	row("longest gap", "%.2f s without a byte, as the applications saw it", v.LongestGapMS/1000)
-	row("processes", "client %d, server %d, its replacement %d, relay %d", v.PIDs.Client, v.PIDs.Server, v.PIDs.Replacement, v.PIDs.Demo)
-	row("connection", "%s", v.GID)
 	fmt.Fprintln(w)
 	if v.Verdict == verdictOK {
 		fmt.Fprintln(w, "  OK: every byte verified: nothing lost, repeated or reordered")
 	} else {
 		fmt.Fprintf(w, "  FAILED (--seed %d): %s\n", v.Seed, v.Reason)
 	}
+}
+
+// printStream tells what became of the connection. What a demo that failed has not come to is left out.
+func (v *verdict) printStream(row func(name, format string, args ...any)) {
+	row("sockemu", "%.1f s through %d cuts of TCP connections and %d outage%s", v.Seconds, v.Cuts, v.Outages, plural(v.Outages))
+	row("client → server", "%s", sumText(v.BytesUp, v.SHA256Up))
+	row("server → client", "%s", sumText(v.BytesDown, v.SHA256Down))
+	row("replayed", "%s after %d lost links", bytesText(v.Replayed), v.LinksLost)
+	switch f := v.Fast; {
+	case f.Missing != "":
+		row("shared memory", "not here: %s", f.Missing)
+	case f.Moves > 0:
+		choice, _, _ := strings.Cut(choiceAddrs.ReplaceAllString(f.Choice, " -> $1"), "; rejected: ")
+		choice, _, _ = strings.Cut(choice, "; now ")
+		row("shared memory", "%s", choice)
+		row("", "%.0f MB/s before, %.0f MB/s after, hashing included", f.TCPRate, f.SHMRate)
+	}
+	switch f := v.Fast; {
+	case f.Failovers > 0 && f.Moves > 1:
+		row("its failure", "%.1f ms without a byte, then TCP; returned when it worked again", f.FailoverMS)
+	case f.Failovers > 0:
+		row("its failure", "%.1f ms without a byte, then TCP", f.FailoverMS)
+	}
+	row("longest gap", "%.2f s without a byte, as the applications saw it", v.LongestGapMS/1000)
+	row("processes", "client %d, server %d, its replacement %d, relay %d", v.PIDs.Client, v.PIDs.Server, v.PIDs.Replacement, v.PIDs.Demo)
+	row("connection", "%s", v.GID)
+}
+
+// sumText is a number of bytes and what they sum up to, if that is known.
+func sumText(n uint64, sum string) string {
+	if sum == "" {
+		return bytesText(n)
+	}
+	return bytesText(n) + "  sha256 " + short(sum)
 }
 
 // short is the beginning of a digest, enough to compare by eye.
