@@ -122,6 +122,7 @@ func dialError(ctx context.Context, address, path string, err error) error {
 	if d, ok := ctx.Deadline(); ok && ended == nil && !time.Now().Before(d) {
 		ended = context.DeadlineExceeded
 	}
+	connecting := false
 	switch op := (*net.OpError)(nil); {
 	case ended != nil:
 		if !errors.Is(err, ended) {
@@ -131,7 +132,7 @@ func dialError(ctx context.Context, address, path string, err error) error {
 	case errors.As(err, &user):
 		return newError("dial", address, substrate.Config, err)
 	case errors.As(err, &op):
-		err = op.Err
+		connecting, err = op.Op == "dial", op.Err
 	}
 	switch {
 	case errors.Is(err, syscall.ENOENT):
@@ -142,7 +143,10 @@ func dialError(ctx context.Context, address, path string, err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		class = substrate.Refused
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		class, err = substrate.Config, fmt.Errorf("another user's socket (%w)", err)
+		class = substrate.Config
+		if connecting { // else it was memory, say, that this process may not have
+			err = fmt.Errorf("another user's socket (%w)", err)
+		}
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EPROTOTYPE), errors.Is(err, syscall.ENOTSOCK), errors.Is(err, errors.ErrUnsupported):
 		class = substrate.Config
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

@@ -233,3 +233,12 @@ func roundTrips(t *testing.T, s stream) {
 		}
 	}
 }
+
+// TestNoMemory: that a container forbids to make memory files isn't told as a matter of the socket.
+func TestNoMemory(t *testing.T) {
+	err := dialError(t.Context(), "h:/d/s", "/d/s", os.NewSyscallError("memfd_create", syscall.EPERM))
+	require.ErrorIs(t, err, substrate.ErrConfig)
+	require.EqualError(t, err, "dial over shm with h:/d/s: configuration: memfd_create: operation not permitted")
+	err = dialError(t.Context(), "h:/d/s", "/d/s", &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)})
+	require.ErrorContains(t, err, "another user's socket (connect: permission denied)")
+}
