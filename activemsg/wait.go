@@ -31,7 +31,9 @@ type turn struct {
 
 const (
 	// asideTime is how long messages may stay unhandled when who looked for them has something else to do and nobody else is known to wait.
+	// Where a dialogue is slower than that, coming back only disturbs it: whoever came in vain stays away twice as long, up to asideMost.
 	asideTime = time.Millisecond
+	asideMost = 4 * asideTime
 	// crowdTurns is for how many turns it is remembered that others wait, too.
 	crowdTurns = 64
 )
@@ -178,10 +180,11 @@ func (e *Endpoint) receivePolling() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var seen uint32
+	pause := asideTime
 	for {
-		e.aside(timer, &seen)
+		back := e.aside(timer, &seen, pause)
 		began, limit := time.Now(), l.Limit()
-		for left := limit / look.Burst; ; left-- {
+		for left, first := limit/look.Burst, true; ; left, first = left-1, false {
 			sleepy := left <= 0 || time.Since(began) >= limit
 			n, err := e.takeTurn(sleepy)
 			if err == nil && n == 0 && sleepy {
@@ -195,7 +198,11 @@ func (e *Endpoint) receivePolling() {
 			case n > 0:
 				l.Took(time.Since(began))
 			}
-			if n > 0 || e.turn.wanted.Load() > 0 || e.turn.taken.Load() != seen {
+			resumed := e.turn.wanted.Load() > 0 || e.turn.taken.Load() != seen
+			if back {
+				pause = nextPause(pause, first && n > 0, resumed)
+			}
+			if n > 0 || resumed {
 				break
 			}
 			runtime.Gosched()
@@ -228,23 +235,39 @@ func (e *Endpoint) takeTurn(arm bool) (n int, err error) {
 	return n, nil
 }
 
-// aside waits as long as others take turns.
-func (e *Endpoint) aside(timer *time.Timer, seen *uint32) {
+// nextPause is how long the receiving goroutine stays away next, when it came back by itself after pause: it found messages that had waited
+// for it, or others have taken up receiving again.
+func nextPause(pause time.Duration, found, resumed bool) time.Duration {
+	switch {
+	case found:
+		return asideTime
+	case resumed:
+		return min(2*pause, asideMost)
+	}
+	return pause
+}
+
+// aside waits as long as others take turns, with looks after each pause whether they still do. It reports whether it returns because they don't.
+func (e *Endpoint) aside(timer *time.Timer, seen *uint32, pause time.Duration) (back bool) {
 	t := &e.turn
 	t.standing.Store(true)
 	defer t.standing.Store(false)
 	for {
 		taken := t.taken.Load()
-		if t.recalled.Load() || t.wanted.Load() == 0 && taken == *seen {
-			return
+		if t.recalled.Load() {
+			return false
+		}
+		if t.wanted.Load() == 0 && taken == *seen {
+			return back
 		}
 		*seen = taken
-		timer.Reset(asideTime)
+		back = true
+		timer.Reset(pause)
 		select {
 		case <-t.back: // maybe an old one
 		case <-timer.C:
 		case <-e.done:
-			return
+			return false
 		}
 	}
 }

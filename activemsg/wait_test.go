@@ -132,3 +132,16 @@ func TestLeft(t *testing.T) {
 		}
 	})
 }
+
+// TestPause: coming back in vain, as in a slow dialogue, happens less and less; a message that had to wait for it ends that.
+func TestPause(t *testing.T) {
+	pause := asideTime
+	for range 10 {
+		next := nextPause(pause, false, true)
+		require.GreaterOrEqual(t, next, pause)
+		pause = next
+	}
+	require.Equal(t, asideMost, pause)
+	require.Equal(t, pause, nextPause(pause, false, false))
+	require.Equal(t, asideTime, nextPause(pause, true, true))
+}
