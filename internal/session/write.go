@@ -277,8 +277,8 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 		from := max(acked, off)
 		s.unack.append(from, p[from-off:n])
 	}
-	s.next.Store(end)
-	s.sent.Store(end)
+	sys.StoreRelease(&s.next, end)
+	sys.StoreRelease(&s.sent, end)
 	if n < len(p) {
 		s.hi.Store(end)
 	}
