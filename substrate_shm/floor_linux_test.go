@@ -73,7 +73,7 @@ func push(l *link, p []byte) {
 	r := &l.out
 	for len(p) > 0 {
 		k := min(len(p), piece)
-		for uint64(k) > uint64(len(r.buf))-(r.tail-r.seen) {
+		for uint64(k) > r.free() {
 			r.seen = r.shared.head.Load()
 		}
 		r.put(p[:k])
@@ -88,7 +88,9 @@ func pull(l *link, p []byte) {
 	for len(p) > 0 {
 		k := min(len(p), piece)
 		for r.seen-r.head < uint64(k) {
-			r.seen = r.shared.tail.Load()
+			if err := r.look(); err != nil {
+				panic(err)
+			}
 		}
 		r.get(p[:k])
 		r.shared.head.Store(r.head)

@@ -22,7 +22,7 @@ const handshakeTime = 2 * time.Second
 //	12 4        size of each ring in bytes
 const (
 	helloMagic = "sockshm\x00"
-	version    = 1
+	version    = 2
 	helloSize  = 16
 )
 

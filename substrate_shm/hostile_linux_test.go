@@ -63,7 +63,7 @@ func TestStrangers(t *testing.T) {
 		{hello, []int{file, event, event}, badMemory},
 		{hello, []int{event, event, event}, badMemory},
 		{with(0, 'S'), []int{mem, event, event}, badVersion},
-		{with(8, 2), []int{mem, event, event}, badVersion},
+		{with(8, 1), []int{mem, event, event}, badVersion},
 		{with(13, 0x20), []int{mem, event, event}, badMemory}, // another size than the file's
 		{with(12, 1), []int{mem, event, event}, badMemory},    // no power of two
 		{with(15, 0xFF), []int{mem, event, event}, badMemory}, // too big
@@ -159,6 +159,8 @@ func TestHostilePeer(t *testing.T) {
 					h.sides[rng.IntN(2)].cpu.Store(uint32(v))
 				case what == 5 && round%4 == 3:
 					h.sides[1].gone.Store(uint32(v))
+				case what == 5:
+					lane.tail.turn.Store(v)
 				case what == 6:
 					rng := rng.IntN(len(enemy.mem.rings[1]))
 					enemy.mem.rings[1][rng]++

@@ -20,16 +20,8 @@ func (l *link) Taken() uint64 {
 func (l *link) Kept(from uint64) [][]byte {
 	l.keeping.Lock()
 	defer l.keeping.Unlock()
-	sent, size := l.out.sent.Load(), uint64(len(l.out.buf))
-	if l.mem == nil || sent-from > size || sent == from {
+	if l.mem == nil {
 		return nil
 	}
-	a, b := from&(size-1), sent&(size-1)
-	if a < b {
-		return [][]byte{l.out.buf[a:b]}
-	}
-	if b == 0 {
-		return [][]byte{l.out.buf[a:]}
-	}
-	return [][]byte{l.out.buf[a:], l.out.buf[:b]}
+	return l.out.kept(from)
 }

@@ -71,7 +71,7 @@ func newLink(s *Substrate, sock *net.UnixConn, mem *memory, event, peerEvent, me
 		mem: mem, ours: &mem.sides[me], theirs: &mem.sides[1-me],
 	}
 	mine, other := &mem.lanes[me], &mem.lanes[1-me]
-	l.out.shared, l.out.buf = mine, mem.rings[me]
+	l.out.shared, l.out.buf, l.out.reach = mine, mem.rings[me], uint64(len(mem.rings[me]))
 	l.in.shared, l.in.buf = other, mem.rings[1-me]
 	raw, err := l.event.SyscallConn()
 	if err == nil {
@@ -92,7 +92,7 @@ func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 	if err := l.sendable(); err != nil {
 		return 0, err
 	}
-	step := l.step()
+	step := l.pace()
 	put := 0 // since the last publish
 	for _, b := range bufs {
 		for len(b) > 0 {
@@ -122,10 +122,12 @@ func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 			if k < want {
 				l.publish(put)
 				put = 0
+				l.forRoom.mark = l.out.wakeAt()
 				l.forRoom.wait(l.out.seen, l.out.missing(want-k))
 				if err := l.sendable(); err != nil {
 					return n, err
 				}
+				step = l.pace()
 			}
 		}
 	}
@@ -133,11 +135,14 @@ func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 	return n, nil
 }
 
-// step is how much is put before the peer can see it: on the same processor it can't look meanwhile anyway.
-func (l *link) step() int {
-	if l.ours.cpu.Load() == l.theirs.cpu.Load() {
+// pace sees to how much of the ring is used, and returns how much is put before the peer can see it: on the same processor it can't
+// look meanwhile anyway.
+func (l *link) pace() (step int) {
+	if cpu := l.ours.cpu.Load(); cpu != 0 && cpu == l.theirs.cpu.Load() {
+		l.out.reach = min(snug, uint64(len(l.out.buf)))
 		return piece
 	}
+	l.out.reach = uint64(len(l.out.buf))
 	return glance
 }
 

@@ -22,12 +22,19 @@ type word32 struct {
 	_ [line - 4]byte
 }
 
+// A tailWord is the sender's cursor with another word of the same writer beside it: who looks at one looks at both.
+type tailWord struct {
+	atomic.Uint64
+	turn atomic.Uint64 // where the last lap began (ring.go)
+	_    [line - 16]byte
+}
+
 // lane is what both ends share of one direction. Cursors count the bytes since the link was made; they never wrap.
 type lane struct {
-	tail   word64 // the sender's: bytes before it are in the ring
-	head   word64 // the receiver's: bytes before it have left the ring
-	hungry word32 // not 0: the receiver sleeps until there is something. It sets it, the sender takes it away and wakes it
-	full   word32 // not 0: the sender sleeps until there is room again
+	tail   tailWord // the sender's: bytes before it are in the ring
+	head   word64   // the receiver's: bytes before it have left the ring
+	hungry word32   // not 0: the receiver sleeps until there is something. It sets it, the sender takes it away and wakes it
+	full   word32   // not 0: the sender sleeps until fewer bytes than that are on their way
 }
 
 // side is what one end says of itself.

@@ -35,7 +35,7 @@ type Options struct {
 	// Dir is where Listen("") makes its sockets: a directory for the processes that shall meet, and nobody else. "" is the user's
 	// private directory: sockemu-UID in $XDG_RUNTIME_DIR, or in the directory for temporary files.
 	Dir string
-	// RingSize is the number of bytes on their way in each direction of a link that this end dials: a power of two from
+	// RingSize is the most bytes on their way in each direction of a link that this end dials: a power of two from
 	// MinRingSize to MaxRingSize, 0 for DefaultRingSize. Another value makes Dial fail with class Config.
 	RingSize int
 	// Spin is how long a Send or Recv that must wait looks at the memory before it parks: 0 is 50 microseconds, which is good where a

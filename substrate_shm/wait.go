@@ -33,7 +33,8 @@ const (
 type waiter struct {
 	link *link
 	park func(func(fd uintptr) bool) error // parks until a signal for which the function has become true
-	flag *atomic.Uint32                    // tells the peer that this end sleeps
+	flag *atomic.Uint32                    // tells the peer that this end sleeps ...
+	mark uint32                            // ... by this value
 
 	// What is waited for: word has moved on from base by need. It is unsigned, so a word that moves back ends the wait, too.
 	word       *atomic.Uint64
@@ -48,7 +49,7 @@ type waiter struct {
 }
 
 func (w *waiter) init(l *link, park func(func(fd uintptr) bool) error, flag *atomic.Uint32, word *atomic.Uint64) {
-	w.link, w.park, w.flag, w.word = l, park, flag, word
+	w.link, w.park, w.flag, w.mark, w.word = l, park, flag, 1, word
 	w.ready = w.check
 }
 
@@ -85,7 +86,7 @@ func (w *waiter) check(uintptr) bool {
 	if w.moved() {
 		return true
 	}
-	w.flag.Store(1)
+	w.flag.Store(w.mark)
 	sys.Fence()
 	return w.moved() || w.link.ctl.Load()&stopped != 0 || w.link.theirs.gone.Load() != 0
 }
