@@ -99,7 +99,7 @@ func FuzzMessages(f *testing.F) {
 		require.LessOrEqual(t, y.taken.Load(), y.sent)
 		y.snd.Unlock()
 		y.rcv.Lock()
-		require.LessOrEqual(t, uint64(y.in.n), y.grant)
+		require.LessOrEqual(t, uint64(y.in.Len()), y.grant)
 		y.rcv.Unlock()
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/internal/blocks"
 	"github.com/sockemu/sockemu/substrate"
 )
 
@@ -50,8 +51,8 @@ type link struct {
 	sendWait *activemsg.Waiter
 	sendBy   deadline
 
-	snd    sync.Mutex // guards what follows
-	out    chain      // from what the peer's end has taken to sent
+	snd    sync.Mutex  // guards what follows
+	out    blocks.List // from what the peer's end has taken to sent
 	sent   uint64
 	window uint64 // bytes that may be sent and not taken; it never shrinks
 	frozen bool   // Kept may be called: blocks stay
@@ -64,7 +65,7 @@ type link struct {
 	recvBy    deadline
 
 	rcv     sync.Mutex // guards what follows
-	in      chain
+	in      blocks.List
 	dst     []byte // of a Recv that waits, or of one that is just woken
 	filled  int    // bytes in dst
 	arrived uint64
@@ -86,7 +87,7 @@ func newLink(p *peer, id uint32) *link {
 		opened: make(chan uint64, 1), sendWait: activemsg.NewWaiter(), recvWait: activemsg.NewWaiter(), grant: p.s.opts.firstWindow,
 	}
 	l.hungry = l.room.Load
-	l.out.from, l.in.from = &p.store, &p.s.store
+	l.out, l.in = blocks.New(&p.store, 0), blocks.New(&p.s.store, 0)
 	l.sendBy.late = func() { l.tell(sendLate) }
 	l.recvBy.late = func() { l.tell(recvLate) }
 	return l
@@ -141,12 +142,12 @@ func (l *link) fill(c *cursor) (off uint64, n int) {
 	for n < most && !c.done() {
 		b := c.bufs[0][c.skip:]
 		b = b[:min(len(b), most-n)]
-		l.out.append(b)
+		l.out.Append(l.out.End(), b)
 		c.skip += len(b)
 		n += len(b)
 	}
 	l.sent += uint64(n)
-	l.views = l.out.view(append(l.views[:0], nil), off, n)
+	l.views = l.out.View(append(l.views[:0], nil), off, n)
 	return off, n
 }
 
@@ -158,7 +159,7 @@ func (l *link) unfill(off uint64) {
 		l.p.protocol(errTakenTooMuch)
 		return
 	}
-	l.out.cut(off)
+	l.out.Cut(off)
 	l.sent = off
 }
 
@@ -236,7 +237,7 @@ func (l *link) Recv(p []byte) (n int, err error) {
 			}
 		}
 		l.rcv.Lock()
-		if n = l.in.read(p); n == 0 && ctl&(ended|broken) == 0 {
+		if n = l.in.Read(p); n == 0 && ctl&(ended|broken) == 0 {
 			l.dst = p
 			l.room.Store(true)
 			l.rcv.Unlock()
@@ -274,7 +275,7 @@ func (l *link) Drain(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	l.rcv.Lock()
-	n := l.in.read(p)
+	n := l.in.Read(p)
 	due := l.took(n)
 	l.rcv.Unlock()
 	if n > 0 {
@@ -329,10 +330,10 @@ func (l *link) Gather() int { return gatherMost }
 func (l *link) Kept(from uint64) [][]byte {
 	l.snd.Lock()
 	defer l.snd.Unlock()
-	if from < l.out.start || from >= l.sent {
+	if from < l.out.Start() || from >= l.sent {
 		return nil
 	}
-	return l.out.view(nil, from, int(l.sent-from))
+	return l.out.View(nil, from, int(l.sent-from))
 }
 
 // tell raises a bit of ctl and wakes whoever waits. It returns the bits from before.
@@ -367,7 +368,7 @@ func (l *link) Close() error {
 	l.recvBy.stop()
 	l.rcv.Lock()
 	l.over = true
-	l.in.free()
+	l.in.Clear()
 	given := l.grant - l.p.s.opts.firstWindow
 	l.rcv.Unlock()
 	l.p.s.less(given)
@@ -416,7 +417,7 @@ func (l *link) forget() {
 	defer l.sending.Unlock()
 	l.snd.Lock()
 	defer l.snd.Unlock()
-	l.out.free()
+	l.out.Drop(l.p.store.keep)
 }
 
 // fail ends the link with the path.

@@ -187,7 +187,7 @@ func (l *link) onData(b []byte) error {
 		}
 	}
 	if len(b) > 0 {
-		l.in.append(b)
+		l.in.Append(l.in.End(), b)
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func (l *link) onTaken(taken, window uint64) error {
 		l.window = max(l.window, window)
 		l.taken.Store(max(taken, before))
 		if !l.frozen {
-			l.out.release(taken)
+			l.out.Release(taken)
 		}
 	}
 	l.snd.Unlock()

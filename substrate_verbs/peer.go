@@ -315,7 +315,7 @@ func (p *peer) drop(l *link) {
 	}
 	l.snd.Lock()
 	defer l.snd.Unlock()
-	l.out.free() // what of it is still on its way is for an end that was closed
+	l.out.Drop(p.store.keep) // what of it is still on its way is for an end that was closed
 }
 
 // rest starts the clock of a peer without links. Under mu.

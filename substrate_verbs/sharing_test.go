@@ -107,7 +107,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(want, got))
 	sleeper.rcv.Lock()
-	held := sleeper.in.n
+	held := sleeper.in.Len()
 	sleeper.rcv.Unlock()
 	require.LessOrEqual(t, held, firstWindow)
 	stuck.Interrupt()

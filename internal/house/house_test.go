@@ -30,7 +30,7 @@ type rule struct {
 
 var rules = []rule{
 	{
-		from:   []string{"./gid/...", "./wire/..."},
+		from:   []string{"./gid/...", "./wire/...", "./internal/blocks/..."},
 		to:     []string{"net", "net/...", "os", "os/...", "time", "syscall"},
 		reason: "pure packages are given bytes and time: they can be fuzzed, simulated and run on any system",
 	},
@@ -38,6 +38,11 @@ var rules = []rule{
 		from: []string{"./gid/..."},
 		to:   []string{"./..."}, deep: true,
 		reason: "an identity is a leaf: everything names connections, so it can depend on nothing of ours",
+	},
+	{
+		from: []string{"./internal/blocks/..."},
+		to:   []string{"./..."}, deep: true,
+		reason: "bytes of a stream lie in blocks whoever sends them: sessions and links alike build on it",
 	},
 	{
 		from: []string{"./wire/..."}, except: []string{"./gid/..."},

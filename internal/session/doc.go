@@ -3,7 +3,7 @@
 // a send-side buffer and is replayed over the next link, from the offset at which the peer stands.
 //
 // The way of a byte: Write (write.go) hands it to the link, straight from the application's slice when the link is in bare
-// mode, and keeps a copy of what is unacknowledged (buffer.go). On the other side Read (read.go) takes it from the link
+// mode, and keeps a copy of what is unacknowledged (internal/blocks). On the other side Read (read.go) takes it from the link
 // straight into the application's slice, in the application's goroutine. Records (records.go) acknowledge it, over the
 // control channel of the two processes, or in-band while a link is in record mode (frames.go). links.go gives
 // links up, redial.go looks for new ones, resume.go binds them, move.go replaces one that works; ending.go ends the connection;

@@ -49,7 +49,7 @@ func (s *Session) Close() error {
 		b.setSendDeadline(past)
 	}
 	if linger < 0 {
-		s.pend.clear()
+		s.pend.Clear()
 	}
 	s.mu.Unlock()
 
@@ -60,7 +60,7 @@ func (s *Session) Close() error {
 	s.wr.lock() // a Write in progress has left
 	s.mu.Lock()
 	s.finSent = true
-	s.pend.clear()
+	s.pend.Clear()
 	if !s.ended {
 		s.closeTimer = time.AfterFunc(linger, s.lingered)
 	}
@@ -323,11 +323,11 @@ func (s *Session) end(error) {
 	s.bmu.Lock()
 	s.over = true
 	if s.old == nil { // else settle does it: a link may still be sending from there
-		s.unack.clear()
+		s.unack.Clear()
 	}
 	s.bmu.Unlock()
 	if s.closed {
-		s.pend.clear()
+		s.pend.Clear()
 	}
 	s.mu.Unlock()
 	s.env.Ended(s)

@@ -78,11 +78,11 @@ func (s *Session) Export(ctx context.Context) (*State, error) {
 		GID: s.id, Initiator: s.initiator, Secret: s.secret, Epoch: s.epoch, PeerEpoch: s.peerEpoch, Peer: s.peer,
 		PeerAddrs: s.peerAddrs, LinkNo: s.linkNo, Got: s.got.Load(), Acked: s.acked.Load(), PeerLimit: s.peerLimit,
 		FinSent: s.finSent, FinSeen: s.finSeen, FinKnown: s.finKnown, Fin: s.fin, PeerClose: s.peerClose, Sealed: s.cfg.Seal,
-		Linger: s.linger, Local: addrString(s.laddr), Remote: addrString(s.raddr), Unread: s.pend.bytes(),
+		Linger: s.linger, Local: addrString(s.laddr), Remote: addrString(s.raddr), Unread: s.pend.Bytes(),
 	}
 	s.bmu.Lock()
-	s.unack.release(st.Acked)
-	st.Unacked = s.unack.bytes()
+	s.unack.Release(st.Acked)
+	st.Unacked = s.unack.Bytes()
 	s.bmu.Unlock()
 	s.mu.Unlock()
 	s.tx.unlock()
@@ -122,11 +122,11 @@ func Import(st *State, cfg Config, env Env, pool *Pool) (*Session, error) {
 	}
 	s.acked.Store(st.Acked)
 	s.next.Store(st.Acked)
-	s.unack.append(st.Acked, st.Unacked)
+	s.unack.Append(st.Acked, st.Unacked)
 	end := st.Acked + uint64(len(st.Unacked))
 	s.sent.Store(end)
 	s.hi.Store(end)
-	s.pend.append(st.Got-uint64(len(st.Unread)), st.Unread)
+	s.pend.Append(st.Got-uint64(len(st.Unread)), st.Unread)
 	s.got.Store(st.Got)
 	s.told.Store(st.Got)
 	s.events.add("imported, epoch %d", s.epoch)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/blocks"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -148,7 +149,7 @@ func (s *Session) receiveFrames(b *binding) {
 func (s *Session) frames(b *binding) error {
 	var small [256]byte // header, records, and the head of a payload: an idle link costs no more
 	have := small[:0]
-	var big *block
+	var big *blocks.Block
 	defer func() {
 		if big != nil {
 			s.pool.putFrame(big)
@@ -200,25 +201,25 @@ func (s *Session) frames(b *binding) error {
 			if big == nil {
 				big = s.pool.getFrame()
 			}
-			k := copy(big.buf, have)
+			k := copy(big.Buf, have)
 			have = small[:0]
 			for k < n {
 				if t == wire.FrameData && b.seal == nil && k > 0 {
 					// A plain payload needn't wait for its end.
-					if err := s.take(big.buf[:k]); err != nil {
+					if err := s.take(big.Buf[:k]); err != nil {
 						return err
 					}
 					s.acknowledge()
 					n -= k
 					k = 0
 				}
-				m, err := b.link.Recv(big.buf[k:n])
+				m, err := b.link.Recv(big.Buf[k:n])
 				if k += m; err != nil && k < n {
 					return err
 				}
 				s.sign()
 			}
-			body = big.buf[:n]
+			body = big.Buf[:n]
 		}
 		if b.seal != nil {
 			if body, err = b.seal.open(head[:], body); err != nil {
@@ -269,7 +270,7 @@ func (s *Session) sign() {
 func (s *Session) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pend.n == 0
+	return s.pend.Len() == 0
 }
 
 var errBeyondEnd = wireError("peer sends beyond the end of its stream")

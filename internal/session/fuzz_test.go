@@ -67,7 +67,7 @@ func FuzzFrames(f *testing.F) {
 		case <-s.Done():
 		}
 		s.mu.Lock()
-		err, unread, bare := s.err, s.pend.n, b.rxBare
+		err, unread, bare := s.err, s.pend.Len(), b.rxBare
 		fin, finKnown, got := s.fin, s.finKnown, s.got.Load()
 		s.mu.Unlock()
 		if err != nil && !errors.Is(err, ErrProtocol) && !errors.Is(err, ErrReset) && !errors.Is(err, ErrFenced) {
@@ -175,7 +175,7 @@ func FuzzRecords(f *testing.F) {
 			s.mu.Lock()
 			bad := s.finKnown && s.fin < s.got.Load()
 			s.bmu.Lock()
-			if !over && err == nil && !s.ended && s.unack.end() != uint64(sent) && sent > 0 && acked < uint64(sent) {
+			if !over && err == nil && !s.ended && s.unack.End() != uint64(sent) && sent > 0 && acked < uint64(sent) {
 				bad = true
 			}
 			s.bmu.Unlock()

@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 
+	"github.com/sockemu/sockemu/internal/blocks"
 	"github.com/sockemu/sockemu/substrate"
 )
 
@@ -62,7 +63,7 @@ func (s *Session) keeps(b *binding) bool {
 	b.keep.on = true
 	s.bmu.Lock()
 	s.acked.Store(max(s.acked.Load(), ack))
-	s.unack.release(s.next.Load())
+	s.unack.Release(s.next.Load())
 	s.bmu.Unlock()
 	return true
 }
@@ -80,17 +81,17 @@ func (s *Session) takeBack(b *binding) error {
 	}
 	from := max(s.acked.Load(), b.keep.acked())
 	s.acked.Store(from)
-	all := buffer{pool: s.pool, start: from}
+	all := blocks.New(s.pool, from)
 	for _, v := range b.keep.k.Kept(b.keep.pos + from - b.keep.off) {
-		all.append(all.end(), v)
+		all.Append(all.End(), v)
 	}
-	if next := s.next.Load(); all.end() != next {
-		return fmt.Errorf("link %d has kept bytes up to %d, but took them up to %d", b.no, all.end(), next)
+	if next := s.next.Load(); all.End() != next {
+		return fmt.Errorf("link %d has kept bytes up to %d, but took them up to %d", b.no, all.End(), next)
 	}
-	for _, v := range s.unack.view(nil, s.unack.start, s.unack.n) {
-		all.append(all.end(), v)
+	for _, v := range s.unack.View(nil, s.unack.Start(), s.unack.Len()) {
+		all.Append(all.End(), v)
 	}
-	s.unack.clear()
+	s.unack.Clear()
 	s.unack = all
 	return nil
 }

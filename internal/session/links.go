@@ -130,7 +130,7 @@ func (s *Session) settle() {
 	s.old = nil
 	if s.ended {
 		s.bmu.Lock()
-		s.unack.clear()
+		s.unack.Clear()
 		s.bmu.Unlock()
 	}
 	s.mu.Unlock()
@@ -141,10 +141,10 @@ func (s *Session) settle() {
 
 // drain moves what a bare link has already received into pend. The caller holds rx.
 func (s *Session) drain(b *binding) {
-	scratch := s.pool.get(true)
-	defer s.pool.put(scratch)
+	scratch := s.pool.Get(true)
+	defer s.pool.Put(scratch)
 	for total := 0; total < drainMax; {
-		p := scratch.buf
+		p := scratch.Buf
 		if max, bounded := s.toFin(); bounded {
 			p = p[:min(uint64(len(p)), max)]
 		}
@@ -169,7 +169,7 @@ func (s *Session) keep(p []byte) {
 	if s.closed {
 		s.got.Store(got + uint64(len(p))) // nobody will read it; the peer has been told
 	} else {
-		s.pend.append(got, p)
+		s.pend.Append(got, p)
 		s.got.Store(got + uint64(len(p)))
 	}
 	s.canRx.raise()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sockemu/sockemu/internal/blocks"
 	"github.com/sockemu/sockemu/internal/sys"
 )
 
@@ -74,8 +75,8 @@ func (s *Session) read(p []byte) (int, error) {
 			s.mu.Unlock()
 			return 0, nil
 		}
-		if s.pend.n > 0 {
-			n := s.pend.read(p)
+		if s.pend.Len() > 0 {
+			n := s.pend.Read(p)
 			more := s.limit()-s.limitTold >= uint64(s.cfg.RecvBuffer)/4
 			s.mu.Unlock()
 			if more {
@@ -109,14 +110,14 @@ func (s *Session) read(p []byte) (int, error) {
 // pull reads the rest of a finished stream into pend, so that the peer's Close needn't wait for our application: at most
 // RecvBuffer bytes ahead of it.
 func (s *Session) pull() {
-	scratch := s.pool.get(true)
-	defer s.pool.put(scratch)
+	scratch := s.pool.Get(true)
+	defer s.pool.Put(scratch)
 	for {
 		s.rx.lock()
 		s.mu.Lock()
 		b := s.cur
 		left := s.fin - s.got.Load()
-		if b == nil || !b.rxBare || left == 0 || s.closed || s.err != nil || s.pend.n >= s.cfg.RecvBuffer {
+		if b == nil || !b.rxBare || left == 0 || s.closed || s.err != nil || s.pend.Len() >= s.cfg.RecvBuffer {
 			s.pulling = false
 			s.canRx.raise()
 			s.mu.Unlock()
@@ -125,9 +126,9 @@ func (s *Session) pull() {
 		}
 		b.setRecvDeadline(time.Time{})
 		s.mu.Unlock()
-		n, err := b.link.Recv(scratch.buf[:min(left, uint64(len(scratch.buf)))])
+		n, err := b.link.Recv(scratch.Buf[:min(left, uint64(len(scratch.Buf)))])
 		if n > 0 {
-			s.keep(scratch.buf[:n])
+			s.keep(scratch.Buf[:n])
 		}
 		s.rx.unlock()
 		if n > 0 {
@@ -154,13 +155,13 @@ func (s *Session) limit() uint64 {
 	if s.pool.full() {
 		w = minShare
 	}
-	read := s.got.Load() - uint64(s.pend.n)
+	read := s.got.Load() - uint64(s.pend.Len())
 	return max(read+w, s.limitTold)
 }
 
 // showEvery is how many bytes arrive before the shared page is written again. The peer looks there when it keeps as much; a
 // smaller rest it asks for, see onProbe.
-const showEvery = inlineBlock
+const showEvery = blocks.Small
 
 // ackDue reports whether acknowledge has something to do.
 func (s *Session) ackDue() bool {

@@ -40,7 +40,7 @@ func (s *Session) state(flags uint8) wire.Record {
 	r := wire.Record{Type: wire.TypeState, Flags: flags, GID: s.id, LinkNo: s.lostNo, Ack: got, Limit: s.limitTold, Sent: s.sent.Load()}
 	if s.cur != nil {
 		r.LinkNo = s.cur.no
-		if s.pend.n == 0 && (s.rx.held() || s.pulling || !s.cur.rxBare) {
+		if s.pend.Len() == 0 && (s.rx.held() || s.pulling || !s.cur.rxBare) {
 			r.Flags |= wire.StateStarved
 		}
 	} else {
@@ -251,12 +251,12 @@ func (s *Session) onProbe() {
 	if ask && s.inBand() && s.askedAt.IsZero() {
 		s.askedAt, s.askedOn = now, b
 	}
-	s.pend.trim()
+	s.pend.Trim()
 	quiet := !s.outstanding()
 	s.mu.Unlock()
 	if quiet {
 		s.bmu.Lock()
-		s.unack.trim()
+		s.unack.Trim()
 		s.bmu.Unlock()
 	}
 	if dead {

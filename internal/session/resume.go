@@ -129,7 +129,7 @@ func (s *Session) Bind(nl NewLink) error {
 	s.acked.Store(p.Got)
 	s.hi.Store(p.Got) // what was on its way on earlier links will never arrive
 	s.bmu.Lock()
-	s.unack.release(p.Got)
+	s.unack.Release(p.Got)
 	s.bmu.Unlock()
 	s.next.Store(p.Got)
 	if s.ended {

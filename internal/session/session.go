@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/blocks"
 	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
@@ -80,10 +81,10 @@ type Session struct {
 	sent     atomic.Uint64 // end of what the application has written
 	acked    atomic.Uint64 // the peer's session has everything before this
 	bmu      sync.Mutex
-	over     bool   // ended: nothing is kept any more; guarded by bmu
-	lentFrom uint64 // a Send is reading unack from here on; the largest number: none is; guarded by bmu
-	unack    buffer // [acked, sent), and a little more; guarded by bmu
-	canTx    signal // for the Write that waits
+	over     bool        // ended: nothing is kept any more; guarded by bmu
+	lentFrom uint64      // a Send is reading unack from here on; the largest number: none is; guarded by bmu
+	unack    blocks.List // [acked, sent), and a little more; guarded by bmu
+	canTx    signal      // for the Write that waits
 	ctlDue   atomic.Bool
 	probing  atomic.Bool // the probe timer runs
 	kept     atomic.Pointer[keep]
@@ -104,7 +105,7 @@ type Session struct {
 	heard    atomic.Int64                  // when something last arrived on a link in record mode, in ns
 
 	mu         guard
-	pend       buffer        // arrived, not read
+	pend       blocks.List   // arrived, not read
 	limitTold  uint64        // the Limit last sent
 	cur        *binding      // nil: parked
 	old        *binding      // lost, not settled
@@ -179,7 +180,7 @@ func New(id gid.GID, initiator bool, secret [32]byte, cfg Config, env Env, pool 
 	s.finAt.Store(math.MaxUint64)
 	s.lentFrom = math.MaxUint64
 	s.linger = s.cfg.Linger
-	s.unack.pool, s.pend.pool = pool, pool
+	s.unack, s.pend = blocks.New(pool, 0), blocks.New(pool, 0)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.downSince = s.opened
 	return s
@@ -302,7 +303,7 @@ func (s *Session) readErr() error {
 		return s.closedErr()
 	case expired(s.rdl):
 		return os.ErrDeadlineExceeded
-	case s.pend.n > 0:
+	case s.pend.Len() > 0:
 		return nil
 	case s.finKnown && s.got.Load() == s.fin:
 		return io.EOF

@@ -90,7 +90,7 @@ func (s *Session) Snapshot() Snapshot {
 	sn := Snapshot{
 		GID: s.id, Initiator: s.initiator, Peer: s.peer, Epoch: s.epoch, PeerEpoch: s.peerEpoch, LinkNo: s.linkNo,
 		Opened: s.opened, MaxOutage: s.counts.outage, Acked: s.acked.Load(), Sent: s.sent.Load(), Received: s.got.Load(),
-		Unread: uint64(s.pend.n), Links: s.counts.links, Lost: s.counts.lost, Moved: s.counts.moved, FailedDial: s.counts.failedDials,
+		Unread: uint64(s.pend.Len()), Links: s.counts.links, Lost: s.counts.lost, Moved: s.counts.moved, FailedDial: s.counts.failedDials,
 		Replayed: s.counts.replayed, Err: s.err, Events: s.events.copy(), Control: "none",
 	}
 	sn.Sent = max(sn.Sent, sn.Acked)

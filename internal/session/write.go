@@ -123,7 +123,7 @@ func (s *Session) write(p []byte, cork bool) (int, error) {
 				continue // writeErr knows why
 			}
 			end := s.sent.Load()
-			s.unack.append(end, p[done:done+n])
+			s.unack.Append(end, p[done:done+n])
 			s.sent.Store(end + uint64(n))
 			s.bmu.Unlock()
 			done += n
@@ -272,10 +272,10 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 			acked = a
 		}
 	}
-	s.unack.release(min(acked, end))
+	s.unack.Release(min(acked, end))
 	if acked < end && !s.over {
 		from := max(acked, off)
-		s.unack.append(from, p[from-off:n])
+		s.unack.Append(from, p[from-off:n])
 	}
 	sys.StoreRelease(&s.next, end)
 	sys.StoreRelease(&s.sent, end)
@@ -378,7 +378,7 @@ func (s *Session) sendSome(b *binding) error {
 	}
 	if s.keeps(b) {
 		s.bmu.Lock()
-		s.unack.release(end)
+		s.unack.Release(end)
 		s.bmu.Unlock()
 	}
 	s.pollAck()
@@ -398,7 +398,7 @@ func (s *Session) advance(ack uint64) {
 	s.bmu.Lock()
 	if ack > s.acked.Load() && ack <= s.hi.Load() {
 		s.acked.Store(ack)
-		s.unack.release(min(ack, s.lentFrom))
+		s.unack.Release(min(ack, s.lentFrom))
 	}
 	s.bmu.Unlock()
 	s.canTx.raise()
@@ -409,7 +409,7 @@ func (s *Session) advance(ack uint64) {
 // caller holds tx.
 func (s *Session) lend(off uint64, most int) {
 	s.bmu.Lock()
-	s.views = s.unack.view(s.views[:0], off, most)
+	s.views = s.unack.View(s.views[:0], off, most)
 	s.lentFrom = off
 	s.bmu.Unlock()
 }
@@ -424,7 +424,7 @@ func (s *Session) giveBack(b *binding, end uint64) (acked uint64) {
 		acked = s.acked.Load()
 		if !b.retains || acked <= told {
 			s.lentFrom = math.MaxUint64
-			s.unack.release(min(acked, end))
+			s.unack.Release(min(acked, end))
 			s.hi.Store(min(s.hi.Load(), end))
 			s.bmu.Unlock()
 			return acked
