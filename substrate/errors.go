@@ -62,7 +62,7 @@ var (
 type Error struct {
 	Op        string // "dial", "listen", "accept", "send", "recv"
 	Substrate string // "" for what no substrate has tried
-	Peer      string // the peer's physical address, if known
+	Peer      string // the peer's physical address, if known; what is listened at
 	Class     Class
 	Err       error
 }
@@ -73,7 +73,11 @@ func (e *Error) Error() string {
 	if e.Substrate != "" {
 		s += " over " + e.Substrate
 	}
-	if e.Peer != "" {
+	switch {
+	case e.Peer == "":
+	case e.Op == "listen" || e.Op == "accept":
+		s += " at " + e.Peer
+	default:
 		s += " with " + e.Peer
 	}
 	s += ": " + e.Class.String()

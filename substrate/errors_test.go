@@ -16,6 +16,7 @@ func TestErrorText(t *testing.T) {
 	}{
 		{&Error{Op: "dial", Substrate: "tcp", Peer: "b:1", Class: Refused, Err: syscall.ECONNREFUSED}, "dial over tcp with b:1: refused: connection refused"},
 		{&Error{Op: "listen", Substrate: "shm", Class: Config}, "listen over shm: configuration"},
+		{&Error{Op: "listen", Substrate: "tcp", Peer: ":1", Class: Config, Err: syscall.EADDRINUSE}, "listen over tcp at :1: configuration: address already in use"},
 		{&Error{Op: "configure the endpoint", Class: Config, Err: errors.New("no key")}, "configure the endpoint: configuration: no key"},
 		{&Error{Op: "send", Substrate: "tcp", Class: 99}, "send over tcp: class 99"},
 	} {

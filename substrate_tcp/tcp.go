@@ -78,7 +78,7 @@ func (s *Substrate) Dial(ctx context.Context, address string) (substrate.Link, e
 func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Listener, error) {
 	l, err := s.listen.Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, &substrate.Error{Op: "listen", Substrate: name, Peer: address, Class: listenClass(err), Err: err}
+		return nil, &substrate.Error{Op: "listen", Substrate: name, Peer: address, Class: listenClass(err), Err: substrate.Cause(err)}
 	}
 	return &listener{tcp: l, substrate: s}, nil
 }
@@ -112,7 +112,9 @@ type controlContext = func(ctx context.Context, network, address string, c sysca
 func (s *Substrate) controlContext(userCtx controlContext, user control) controlContext {
 	if userCtx == nil {
 		ours := s.control(user)
-		return func(_ context.Context, network, address string, c syscall.RawConn) error { return ours(network, address, c) }
+		return func(_ context.Context, network, address string, c syscall.RawConn) error {
+			return ours(network, address, c)
+		}
 	}
 	return func(ctx context.Context, network, address string, c syscall.RawConn) error {
 		if err := userCtx(ctx, network, address, c); err != nil {

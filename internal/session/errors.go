@@ -14,7 +14,7 @@ var (
 	// ErrPatience: no path to the peer for longer than the configured patience. It is a time-out.
 	ErrPatience = errors.New("no path to the peer for longer than the configured patience")
 	// ErrReset: the peer ended the connection abnormally. It matches syscall.ECONNRESET.
-	ErrReset = fmt.Errorf("connection reset by peer (%w)", syscall.ECONNRESET)
+	ErrReset = fmt.Errorf("reset by the peer (%w)", syscall.ECONNRESET)
 	// ErrPeerGone: the peer's address answers, but no process there knows the connection any more. It matches ECONNRESET.
 	ErrPeerGone = fmt.Errorf("the peer's end of the connection no longer exists (%w)", syscall.ECONNRESET)
 	// ErrFenced: another holder continues this connection (it was exported and imported elsewhere).
