@@ -85,7 +85,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), joinTime)
 	defer cancel()
-	return join(ctx, c)
+	conn, err := join(ctx, c)
+	if err != nil {
+		return nil, err // not conn: a nil *Conn in a net.Conn isn't nil
+	}
+	return conn, nil
 }
 
 // join makes a queue pair between the two ends of a TCP connection, which is closed then.

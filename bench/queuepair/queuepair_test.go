@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/bench/queuepair"
+	"github.com/sockemu/sockemu/internal/inventory"
 )
 
 // TestDevice sends some megabytes there and then back, on the device that SOCKEMU_TEST_RDMA_ADDR leads to.
@@ -45,4 +46,20 @@ func TestDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(want, got))
 	require.NoError(t, <-served)
+}
+
+// TestNoDevice: who can't have a queue pair gets an error and no connection, at both ends.
+func TestNoDevice(t *testing.T) {
+	l, err := queuepair.Listen(t.Context(), "tcp", "127.0.0.1:0") // never that of an RDMA device
+	require.NoError(t, err)
+	defer l.Close()
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := queuepair.Dial(t.Context(), "tcp", l.Addr().String())
+		dialled <- err
+	}()
+	c, err := l.Accept()
+	require.ErrorIs(t, err, inventory.ErrNoRDMA)
+	require.True(t, c == nil, "a nil *Conn in a net.Conn would not be nil")
+	require.Error(t, <-dialled)
 }

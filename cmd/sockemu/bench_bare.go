@@ -30,7 +30,10 @@ type bareListener struct{ substrate.Listener }
 
 func (l bareListener) Accept() (net.Conn, error) {
 	link, err := l.Listener.Accept()
-	return &bareConn{Link: link}, err
+	if err != nil {
+		return nil, err
+	}
+	return &bareConn{Link: link}, nil
 }
 
 // A bareConn makes a connection of a link. Write keeps vec to itself, so there must be one Write at a time.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,4 +187,17 @@ func TestBenchIsInterrupted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBareAcceptFails: no connection comes with an error, which whoever serves would close.
+func TestBareAcceptFails(t *testing.T) {
+	l, err := bareSHM().Listen(t.Context(), "")
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	c, err := l.Accept()
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Nil(t, c)
 }
