@@ -74,14 +74,17 @@ func (c *pipeCmd) Run(ctx context.Context, std *stdio) error {
 	fmt.Fprintf(std.err, "listening on %s\n", ln.Addr())
 	for {
 		conn, err := ln.AcceptConn()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil && c.Keep && err != nil: // between two connections: that is how this one ends
+			return nil
+		case ctx.Err() != nil:
 			return errInterrupted
 		}
 		if err != nil {
 			return err
 		}
 		err = c.transfer(ctx, conn, std)
-		if !c.Keep {
+		if !c.Keep || errors.Is(err, errInterrupted) {
 			return err
 		}
 		if err != nil {

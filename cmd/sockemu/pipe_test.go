@@ -193,8 +193,29 @@ func TestPipeKeepsListening(t *testing.T) {
 		require.Equal(t, exitOK, status(t, client.Run()))
 	}
 	require.NoError(t, server.Process.Signal(os.Interrupt))
-	require.Equal(t, exitFailed, server.wait(t))
+	require.Equal(t, exitOK, server.wait(t), "that is how it ends")
 	require.True(t, bytes.Equal(want.Bytes(), server.out.Bytes()))
+}
+
+// TestPipeKeepInterrupted: a transfer that an interrupt ends is a failure, though others may have come to their end.
+func TestPipeKeepInterrupted(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	server := listenPipe(t, nil, w, "-k")
+	w.Close()
+	client := program(t, "pipe", server.addr)
+	stdin, err := client.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, client.Start())
+	_, err = stdin.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(r, make([]byte, 1)) // it is under way
+	require.NoError(t, err)
+	require.NoError(t, server.Process.Signal(os.Interrupt))
+	require.Equal(t, exitFailed, server.wait(t))
+	stdin.Close()
+	require.Equal(t, exitFailed, status(t, client.Wait()))
 }
 
 func TestPipeKeys(t *testing.T) {

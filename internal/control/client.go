@@ -77,7 +77,7 @@ func Processes(ctx context.Context, dir string) ([]Client, []error) {
 	slots := make(chan struct{}, maxAsking)
 	for _, e := range entries {
 		pid, ok := socketPID(e.Name())
-		if !ok {
+		if !ok || e.Type() != os.ModeSocket { // a link may lead to anything, which root is not to be made to talk to
 			continue
 		}
 		a := &answer{client: Client{Path: filepath.Join(dir, e.Name())}, pid: pid}

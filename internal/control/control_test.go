@@ -152,6 +152,18 @@ func serveOnly(t *testing.T, src Source) *Server {
 	return s
 }
 
+// TestOnlySockets: nothing is asked that isn't a socket in the directory itself.
+func TestOnlySockets(t *testing.T) {
+	s := serveOnly(t, fixed{})
+	d := filepath.Dir(s.Path())
+	require.NoError(t, os.Symlink(s.Path(), filepath.Join(d, "1-link.ctl")))
+	require.NoError(t, os.WriteFile(filepath.Join(d, "2-file.ctl"), nil, 0o600))
+	found, silent := Processes(t.Context(), "")
+	require.Empty(t, silent)
+	require.Len(t, found, 1)
+	require.Equal(t, s.Path(), found[0].Path)
+}
+
 func TestAnswers(t *testing.T) {
 	second := sample()
 	second.GID = "01" + strings.Repeat("f", 30)

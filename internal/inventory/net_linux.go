@@ -131,6 +131,9 @@ func wayTo(peer netip.Addr, list []Interface) (way, error) {
 		out, err := holder(list, peer)
 		return way{out: out, source: peer}, err
 	}
+	if len(r.hops) == 0 {
+		return way{}, fmt.Errorf("%w: the route to %v has no next hop", ErrNoRDMA, peer)
+	}
 	at := slices.IndexFunc(list, func(i Interface) bool { return i.Index == r.hops[0].index })
 	if r.kind != "unicast" || at < 0 || !r.source.IsValid() {
 		return way{}, fmt.Errorf("%w: the route to %v is %s, and leads nowhere", ErrNoRDMA, peer, cmp.Or(r.kind, "of an unknown type"))
