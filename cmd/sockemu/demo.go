@@ -54,7 +54,9 @@ func (c *demoCmd) Run(ctx context.Context, std *stdio, top *cli) error {
 		c.logLevel = "error"
 	}
 	v, err := c.run(ctx, std)
-	if err != nil {
+	if err != nil && c.JSON {
+		v = &verdict{Verdict: verdictFailed, Reason: err.Error(), Seed: c.Seed}
+	} else if err != nil {
 		return err
 	}
 	if c.JSON {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -64,10 +65,19 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	}
 	std := &stdio{in: in, out: out, err: errs, log: newLogger(errs, c.LogLevel)}
 	if err := k.Run(std); err != nil {
-		fmt.Fprintf(errs, "sockemu %s: %v\n", commandName(k.Selected()), err)
+		fmt.Fprintf(errs, "sockemu %s: %s\n", commandName(k.Selected()), errorText(err))
 		return exitStatus(err)
 	}
 	return exitOK
+}
+
+// errorText is what err says, in lines that are harmless to a terminal: part of it may be a peer's words.
+func errorText(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // usage writes what --help does, for somebody who hasn't asked for it.

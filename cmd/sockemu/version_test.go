@@ -27,6 +27,11 @@ func TestVersion(t *testing.T) {
 	assert.Equal(t, wire.Version, v.Protocol)
 }
 
+func TestErrorText(t *testing.T) {
+	err := errors.Join(errors.New("dial over shm with h:/\x1b[2J\a: refused – µs\t"), errors.New("and more"))
+	assert.Equal(t, "dial over shm with h:/?[2J?: refused – µs?\nand more", errorText(err))
+}
+
 func TestExitStatus(t *testing.T) {
 	assert.Equal(t, exitOK, exitStatus(nil))
 	assert.Equal(t, exitFailed, exitStatus(errors.New("x")))
