@@ -60,8 +60,11 @@ func (c *pipeCmd) Run(ctx context.Context, std *stdio) error {
 	defer e.Close()
 	if !c.Listen {
 		conn, err := e.Dial(ctx, "tcp", c.Addr)
-		if err != nil {
-			return err
+		switch {
+		case ctx.Err() != nil:
+			return errInterrupted
+		case err != nil:
+			return explainFailure(c.Addr, "", err)
 		}
 		return c.transfer(ctx, conn, std)
 	}

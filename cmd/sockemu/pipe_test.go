@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -247,4 +248,20 @@ func TestPipeUsage(t *testing.T) {
 	c := program(t, "pipe", "localhost:1")
 	c.Env = append(c.Environ(), "SOCKEMU_SUBSTRATE=pin:smoke signals")
 	require.Equal(t, exitUsage, status(t, c.Run()))
+}
+
+// TestPipeExplains: who can't be connected to is told of with what it means and what to do.
+func TestPipeExplains(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, ln.Close())
+	status, _, errs := output(t, "pipe", ln.Addr().String())
+	require.Equal(t, exitFailed, status)
+	require.Contains(t, errs, ln.Addr().String()+": the host answers, but nobody listens on that port")
+	require.NotContains(t, errs, "--timeout", "a pipe has no such flag")
+
+	server := listenPipe(t, nil, nil)
+	status, _, errs = output(t, "pipe", "--encrypt", server.addr)
+	require.Equal(t, exitFailed, status)
+	require.Contains(t, errs, "only one end demands encryption or a key")
 }

@@ -164,11 +164,11 @@ func (c *probeCmd) measure(ctx context.Context, e *sockemu.Endpoint, p **sockemu
 	if *p == nil {
 		var err error
 		if *p, err = e.NewProber(ctx, c.Peer); err != nil {
-			return none, explainFailure(c.Peer, err)
+			return none, explainFailure(c.Peer, "--timeout", err)
 		}
 	}
 	if err := (*p).Probe(ctx); err != nil {
-		return none, explainFailure(c.Peer, err)
+		return none, explainFailure(c.Peer, "--timeout", err)
 	}
 	r := (*p).Report(c.weights(), c.Size)
 	r.Peer = c.Peer // as the user knows it

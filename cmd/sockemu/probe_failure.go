@@ -12,15 +12,16 @@ import (
 	"github.com/sockemu/sockemu/wire"
 )
 
-// explainFailure says what a failed probe means and what to do next; behind it, in brackets, what was tried and what came of it.
-func explainFailure(peer string, err error) error {
-	if advice := adviceFor(err); advice != "" {
+// explainFailure says what it means that a peer could not be reached, and what to do next; behind it, in brackets, what was tried and what came
+// of it. longer is the flag with which the command waits longer, "" if it has none.
+func explainFailure(peer, longer string, err error) error {
+	if advice := adviceFor(longer, err); advice != "" {
 		return fmt.Errorf("%s: %s (%w)", peer, advice, err)
 	}
 	return fmt.Errorf("%s: %w", peer, err)
 }
 
-func adviceFor(err error) string {
+func adviceFor(longer string, err error) string {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsNotFound {
 			return "there is no host of that name: check it, or use an address"
@@ -39,10 +40,15 @@ func adviceFor(err error) string {
 			"If it says nothing, it may also be stopped or overloaded"
 	case errors.Is(err, substrate.ErrRefused):
 		return "the host answers, but nobody listens on that port: is the program running, is the port right?"
-	case late && dialing:
-		return "no answer in time: the host is down, or a firewall drops the packets; check both, or wait longer with --timeout"
 	case late:
-		return "it accepts connections, but does not answer in time: is it overloaded? --timeout waits longer"
+		advice := "it accepts connections, but does not answer in time: is it overloaded?"
+		if dialing {
+			advice = "no answer in time: the host is down, or a firewall drops the packets; check both"
+		}
+		if longer != "" {
+			advice += " (or wait longer: " + longer + ")"
+		}
+		return advice
 	case errors.Is(err, substrate.ErrConfig):
 		return "this can't work as it is asked for"
 	case errors.Is(err, substrate.ErrProtocol):
@@ -60,6 +66,8 @@ func adviceForRefusal(st wire.Status) string {
 		return "a program with sockemu answers there, but with another cluster key, or only one end has one: give both the same (--key-file)"
 	case wire.StatusBusy:
 		return "a program with sockemu answers there, but is busy with as many set-ups or probes as it admits: try again in a moment"
+	case wire.StatusPolicy:
+		return "a program with sockemu answers there, but only one end demands encryption or a key: configure both alike (--encrypt, --key-file)"
 	case wire.StatusVersion:
 		return "a program with sockemu answers there, but the two have no version of the protocol in common: compare sockemu version"
 	case wire.StatusNoListener:

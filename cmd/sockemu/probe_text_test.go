@@ -154,6 +154,7 @@ func TestFailureText(t *testing.T) {
 		"is busy":                                refused(wire.StatusBusy),
 		"no version of the protocol in common":   refused(wire.StatusVersion),
 		"takes no new connections":               refused(wire.StatusNoListener),
+		"only one end demands encryption":        refused(wire.StatusPolicy),
 		"its log may say more":                   refused(wire.StatusFormat),
 		"there is no host of that name":          &net.DNSError{IsNotFound: true},
 		"can't be looked up now":                 failed("dial", substrate.Config, &net.DNSError{IsTimeout: true}),
@@ -161,12 +162,13 @@ func TestFailureText(t *testing.T) {
 		"nobody listens on that port":            failed("dial", substrate.Refused, errors.New("refused")),
 		"a firewall drops the packets":           failed("dial", substrate.PathDown, os.ErrDeadlineExceeded),
 		"the host can't be reached":              failed("dial", substrate.PathDown, errors.New("no route")),
+		"or wait longer: --patience":             fmt.Errorf("handshake: %w", os.ErrDeadlineExceeded),
 		"does not answer in time":                fmt.Errorf("handshake: %w", os.ErrDeadlineExceeded),
 		"breaks the protocol":                    fmt.Errorf("%w: nonsense", substrate.ErrProtocol),
 		"can't work as it is asked for":          failed("dial", substrate.Config, errors.New("bad address")),
 		"db:7000: something nobody thought of (": errors.New("something nobody thought of ("),
 	} {
-		text := explainFailure("db:7000", err)
+		text := explainFailure("db:7000", "--patience", err)
 		require.ErrorContains(t, text, want)
 		require.ErrorContains(t, text, "db:7000: ")
 		require.ErrorContains(t, text, err.Error(), "the cause is kept")
