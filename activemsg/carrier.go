@@ -86,6 +86,14 @@ type Placer interface {
 	Place(k Key, payload [][]byte) error
 }
 
+// A Tuner is a Carrier that measures from how many bytes on Place costs less than segments; it takes the place of Limits.Direct.
+type Tuner interface {
+	Carrier
+
+	// Direct may change at any time.
+	Direct() int
+}
+
 // A Key names an exposed buffer, or with a larger Addr and smaller Len the rest of one.
 type Key struct {
 	Addr uint64

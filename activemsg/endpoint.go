@@ -154,8 +154,15 @@ func New(carrier Carrier, handlers *Handlers, cfg Config) (*Endpoint, error) {
 // Payload is the most bytes that a message of one segment can have.
 func (e *Endpoint) Payload() int { return e.limits.Payload }
 
-// Direct is the number of bytes from which on Post and Place pay. For less, a message costs less.
-func (e *Endpoint) Direct() int { return e.limits.Direct }
+// Direct is the number of bytes from which on Post and Place pay. For less, a message costs less. It may change when the carrier has measured that.
+func (e *Endpoint) Direct() int {
+	if t, ok := e.carrier.(Tuner); ok {
+		if n := t.Direct(); n > 0 {
+			return n
+		}
+	}
+	return e.limits.Direct
+}
 
 // Inline is the number of bytes up to which a message costs least, 0 if there is no difference.
 func (e *Endpoint) Inline() int { return e.limits.Inline }

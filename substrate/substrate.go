@@ -126,6 +126,13 @@ type Gatherer interface {
 	Gather() int
 }
 
+// A Describer is a Substrate that can say more of its paths than their addresses.
+type Describer interface {
+	// Describe says in words by which device the path to an address leads that was dialled before, and how it is tuned; "" if it doesn't
+	// know. It may wait, until ctx ends, for a measurement that is under way.
+	Describe(ctx context.Context, address string) string
+}
+
 // Caps says what the links of a substrate can do. The zero Caps is a plain byte stream.
 type Caps struct {
 	// Retains: Send keeps the slices until Release (UDP retransmits from them, verbs posts from them).

@@ -168,6 +168,8 @@ func dialogueCost(t *testing.T, c *counted, s setting) {
 	require.NoError(t, err)
 	defer at.Close()
 	x, y := joinTo(t, newTest(t, Options{Fabric: s.a, Death: emulated}), at)
+	<-x.p.trial.over // which is no part of a dialogue
+	<-y.p.trial.over
 	for _, n := range []int{128, 256, 1024, 2048, 4096, 16 << 10} {
 		require.NoError(t, dialogue(x, y, n, 200))
 		const rounds = 1000

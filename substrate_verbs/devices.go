@@ -55,10 +55,12 @@ const softwareTimeout = 18
 type devices struct {
 	provider verbs.Provider
 	finder   finder
+	turn     chan struct{} // has room for the one who measures thresholds
 
 	mu     sync.Mutex
 	joined int // Substrates
 	open   map[place]*adapter
+	fits   map[way]knownFit
 }
 
 // Join notes that a Substrate may use devices, Leave that it does so no more.
@@ -86,7 +88,7 @@ func (d *devices) Leave() {
 }
 
 func newDevices(p verbs.Provider, f finder) *devices {
-	return &devices{provider: p, finder: f, open: map[place]*adapter{}}
+	return &devices{provider: p, finder: f, turn: make(chan struct{}, 1), open: map[place]*adapter{}}
 }
 
 func (d *devices) Check() error {
@@ -214,13 +216,18 @@ func (h *deviceHalf) Connect(info []byte) (activemsg.Carrier, error) {
 		h.a.release()
 		return nil, err
 	}
-	return &deviceCarrier{c, h.a}, nil
+	d := &deviceCarrier{Carrier: c, a: h.a, way: way{h.a.at, h.remote}}
+	if f, ok := d.Known(); ok {
+		d.Adopt(f.Thresholds)
+	}
+	return d, nil
 }
 
 // deviceCarrier keeps its adapter open, also for memory that it has lent.
 type deviceCarrier struct {
 	*rdma.Carrier
-	a *adapter
+	a   *adapter
+	way way
 }
 
 var (

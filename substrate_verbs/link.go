@@ -78,7 +78,7 @@ type link struct {
 
 var _ substrate.Gatherer = (*link)(nil)
 
-// gatherMost is up to how many bytes a write costs more to post than to copy once more.
+// gatherMost is up to how many bytes a write costs more to post than to copy once more, where that isn't measured.
 const gatherMost = 4 << 10
 
 func newLink(p *peer, id uint32) *link {
@@ -324,7 +324,12 @@ func (l *link) sayTaken(say func(id uint8, args [4]uint64) error) error {
 func (l *link) Taken() uint64 { return l.taken.Load() }
 
 // Gather has small writes gathered: each segment is a request to the adapter.
-func (l *link) Gather() int { return gatherMost }
+func (l *link) Gather() int {
+	if f, ok := l.p.carrier.(fitted); ok {
+		return f.Thresholds().Gather
+	}
+	return gatherMost
+}
 
 // Kept returns what was sent from position from on.
 func (l *link) Kept(from uint64) [][]byte {

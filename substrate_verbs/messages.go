@@ -18,6 +18,8 @@ const (
 	msgData     = 5 // u32 the receiver's number, u32 taken (low bits), bytes of the stream
 	msgTaken    = 6 // Short: the receiver's number, bytes taken from the beginning on, window
 	msgEnd      = 7 // Short: the receiver's number; the last message for this number
+	msgTry      = 8 // u64 a number, and bytes that mean nothing: how long that takes is measured
+	msgTried    = 9 // Short: the number, back
 )
 
 const dataHead = 8
@@ -55,6 +57,8 @@ func (p *peer) handlers() *activemsg.Handlers {
 	on(msgData, p.onData)
 	on(msgTaken, p.onTaken)
 	on(msgEnd, p.onEnd)
+	on(msgTry, p.onTry)
+	on(msgTried, p.onTried)
 	return h
 }
 

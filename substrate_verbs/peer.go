@@ -83,6 +83,8 @@ type peer struct {
 
 	starvedMu sync.Mutex
 	starved   []*link
+
+	trial trial
 }
 
 // newPeer makes an endpoint over carrier, and runs it until its end. The peer owns conn and carrier.
@@ -91,6 +93,7 @@ func (s *Substrate) newPeer(conn net.Conn, carrier activemsg.Carrier, device str
 		s: s, conn: conn, carrier: carrier, dialer: dialer, there: there, secrets: sec, device: device,
 		local: addrOf(conn.LocalAddr()), remote: addrOf(conn.RemoteAddr()),
 		ready: make(chan struct{}), verified: make(chan struct{}), quit: make(chan struct{}), gone: make(chan struct{}), kick: make(chan struct{}, 1),
+		trial: trial{wait: activemsg.NewWaiter(), over: make(chan struct{})},
 	}
 	if lender, ok := carrier.(Lender); ok {
 		p.store.lend, p.store.giveBack = lender.Lend, lender.Return
@@ -120,6 +123,7 @@ func (p *peer) run() {
 	var work sync.WaitGroup
 	work.Go(p.tellAll)
 	work.Go(p.watch)
+	work.Go(p.fit)
 	select {
 	case <-p.ep.Done():
 		p.fail(p.whyEnded())
@@ -222,6 +226,7 @@ func (p *peer) fail(err *substrate.Error) {
 	}
 	p.mu.Unlock()
 	close(p.quit)
+	p.trial.wait.Wake()
 	if err == nil {
 		err = p.newError(substrate.PathDown, net.ErrClosed)
 	}

@@ -35,7 +35,7 @@ const (
 )
 
 // magic is how a hello begins; the last byte is the version.
-const magic = "sockvrb\x01"
+const magic = "sockvrb\x02"
 
 const (
 	instanceLen = 16

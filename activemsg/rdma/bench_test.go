@@ -35,7 +35,7 @@ func BenchmarkCarrier(b *testing.B) {
 	for _, n := range []int{32, 1024, 16 << 10} {
 		n = min(n, x.Limits().Payload)
 		for name, from := range map[string][]byte{"Copied": make([]byte, n), "Lent": lent[:n]} {
-			if name == "Lent" && n < keepFrom {
+			if name == "Lent" && n < x.Thresholds().Keep {
 				continue
 			}
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {

@@ -21,7 +21,7 @@ type Carrier struct {
 	peer    string
 	limits  activemsg.Limits
 	sge     int
-	inline  int // most bytes, with the header
+	inline  int // most bytes that the device takes, with the header
 	slotLen int
 	strict  bool
 	yield   bool
@@ -30,6 +30,8 @@ type Carrier struct {
 	sends, recvs verbs.CQ
 	chunk        *chunk
 	exposed      *pool // what the peer may write into
+
+	inlineTo, keepFrom, gatherTo, directFrom atomic.Int64 // Thresholds
 
 	tx transmitter // Send's and Place's
 
@@ -220,5 +222,6 @@ func (c *Carrier) Stats() Stats {
 var (
 	errTooLong     = errors.New("a segment longer than the limit")
 	errUnsupported = errors.ErrUnsupported
+	errNoMemory    = errors.New("no registered memory to measure with")
 	errNotThere    = errors.New("more bytes than the peer's buffer has room for")
 )

@@ -184,6 +184,7 @@ func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 		Payload: min(conn.cfg.Payload, p.payload), Slots: min(conn.cfg.Slots, p.slots),
 		Inline: max(c.inline-activemsg.HeaderLen, 0), Look: max(conn.cfg.Spin, 0),
 	}
+	c.Adopt(c.priors())
 	return c, nil
 }
 

@@ -86,9 +86,6 @@ func (c *Carrier) SendBatch(batch []activemsg.Segment) error {
 // LeadLen is the longest first piece that is copied by itself: what is left beside a header.
 const LeadLen = headerStep - activemsg.HeaderLen
 
-// keepFrom is the length from which it pays to have the device gather pieces of memory.
-const keepFrom = 1024
-
 // segment makes the request that sends a segment.
 func (c *Carrier) segment(head *[activemsg.HeaderLen]byte, payload [][]byte) error {
 	n := 0
@@ -105,13 +102,13 @@ func (c *Carrier) segment(head *[activemsg.HeaderLen]byte, payload [][]byte) err
 	t := &c.tx
 	total := activemsg.HeaderLen + n
 	switch {
-	case total <= c.inline:
+	case n <= int(c.inlineTo.Load()) && total <= c.inline:
 		b := t.scratch[t.nwrs*inlineWish:]
 		gather(b, head, payload)
 		wr.Flags, wr.NumSGE = verbs.FlagInline, 1
 		wr.SGE[0] = c.at(b, total)
 		c.counts.inline.Add(1)
-	case n >= keepFrom && c.point(wr, 1, payload[c.lead(payload):]):
+	case n >= int(c.keepFrom.Load()) && c.point(wr, 1, payload[c.lead(payload):]):
 		h := t.heads[t.made%t.depth*headerStep:][:headerStep]
 		k := copy(h, head[:])
 		if c.lead(payload) == 1 {
