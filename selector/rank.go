@@ -21,6 +21,8 @@ type Candidate struct {
 	Score Micros  `json:"score_us"`
 	Sigma Micros  `json:"sigma_us"`
 	Cost  Figures `json:"cost"`
+	// About says more of the path, if its substrate does: by which device it leads, how it is tuned. It decides nothing.
+	About string `json:"about,omitempty"`
 
 	cond       condition
 	preference int // position in Policy.Prefer; its length if not there

@@ -64,6 +64,9 @@ func writeReport(b *bytes.Buffer, r selector.Report) {
 		if !c.OK && c.Reason != "" {
 			fmt.Fprintf(b, "%s: %s\n", printable(c.Substrate), printable(c.Reason))
 		}
+		if c.About != "" {
+			fmt.Fprintf(b, "%s %s: %s\n", printable(c.Substrate), printable(c.Addr), printable(c.About))
+		}
 	}
 	if len(r.Best) > 1 {
 		fmt.Fprintf(b, "fastest: %s", printable(r.Best[0].Substrate))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -19,7 +20,11 @@ type Prober struct {
 	peer  *peer
 	found bool
 	both  selector.Policy // what both ends ask
+	about map[selector.Path]string
 }
+
+// aboutTime bounds how long a probe waits for what a substrate measures of its path by itself.
+const aboutTime = 1500 * time.Millisecond
 
 // NewProber returns a Prober for the process that listens at addr.
 func (e *Endpoint) NewProber(addr string) *Prober {
@@ -62,6 +67,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 	}
 	p.peer.table.SetOffers(p.peer.offered())
 	p.peer.table.Invalidate(time.Now(), "asked for")
+	p.about = map[selector.Path]string{}
 	r := p.peer.table.Round(time.Now())
 	for _, path := range r.Paths {
 		m, _ := p.e.probe(ctx, p.peer.proc, path, p.e.probeLimit(path, p.own))
@@ -74,11 +80,20 @@ func (p *Prober) Probe(ctx context.Context) error {
 		}
 		m.Round = r.ID
 		p.peer.table.Record(path, m)
+		if d, ok := p.e.subs[path.Substrate].(substrate.Describer); ok && m.OK() {
+			patient, cancel := context.WithTimeout(ctx, aboutTime)
+			p.about[path] = d.Describe(patient, path.Addr)
+			cancel()
+		}
 	}
 	return nil
 }
 
 // Report is what is known after Probe, for connections with messages of the given sizes.
 func (p *Prober) Report(w selector.Weights, curve []int) selector.Report {
-	return p.peer.table.Report(time.Now(), p.both, w, curve)
+	r := p.peer.table.Report(time.Now(), p.both, w, curve)
+	for i := range r.Candidates {
+		r.Candidates[i].About = p.about[r.Candidates[i].Path]
+	}
+	return r
 }
