@@ -62,6 +62,8 @@ func TestDeviceProbe(t *testing.T) {
 				require.Positive(t, c.Cost.RTT)
 				require.Positive(t, c.Cost.MBPerSecond)
 				require.NotEmpty(t, r.Choice.Why)
+				require.Contains(t, c.About, os.Getenv("SOCKEMU_TEST_RDMA_DEVICE")+" port ")
+				t.Log(c.About)
 				return
 			}
 		}

@@ -212,19 +212,18 @@ func (s *Substrate) Describe(ctx context.Context, address string) string {
 	case <-t.over:
 	case <-ctx.Done():
 	}
-	c, ok := r.p.carrier.(fitted)
-	if !ok {
+	if _, ok := r.p.carrier.(fitted); !ok {
 		return about
 	}
-	f := rdma.Fit{Thresholds: c.Thresholds()}
 	select {
 	case <-t.over:
-		if f = t.fit; t.err != nil {
-			return fmt.Sprintf("%s; %v: %v", about, f, t.err)
-		}
 	default:
+		return about + "; thresholds not measured yet" // those in force may be an experiment
 	}
-	return fmt.Sprintf("%s; %v", about, f)
+	if t.err != nil {
+		return fmt.Sprintf("%s; %v: %v", about, t.fit, t.err)
+	}
+	return fmt.Sprintf("%s; %v", about, t.fit)
 }
 
 var _ substrate.Describer = (*Substrate)(nil)

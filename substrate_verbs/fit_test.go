@@ -33,6 +33,9 @@ func TestFit(t *testing.T) {
 	from := newTest(t, Options{Fabric: s.a, Death: emulated})
 	x, y := joinTo(t, from, at)
 	require.Equal(t, gatherMost, x.Gather(), "the constants come first")
+	soon, stop := context.WithTimeout(t.Context(), time.Millisecond)
+	defer stop()
+	require.Contains(t, from.Describe(soon, at.Addr().String()), "not measured yet")
 	before := x.p.carrier.(fitted).Thresholds()
 	for over := false; !over; {
 		require.NoError(t, dialogue(x, y, 700, 20))

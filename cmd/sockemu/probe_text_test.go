@@ -84,6 +84,23 @@ shm: denied by policy
 choice: tcp: the only path that works
 `,
 		},
+		"one that tells more": {
+			selector.Report{
+				Peer: "db:7000", Policy: "auto", Mean: 64,
+				Candidates: []selector.Candidate{func() selector.Candidate {
+					c := measured(tcpPath, 21, 4200)
+					c.About = "rxe0 port 1\x1b[2J"
+					return c
+				}()},
+				Choice: selector.Choice{Path: tcpPath, Why: "the only path that works"},
+			}, `
+paths to db:7000 for messages of 64 on average, policy auto
+SUBSTRATE  WORKS  RTT MIN  P50      P99      BANDWIDTH  ADDRESS
+tcp        yes    10.5 us  21.0 us  63.0 us  4.2 GB/s   127.0.0.1:7000
+tcp 127.0.0.1:7000: rxe0 port 1?[2J
+choice: tcp: the only path that works
+`,
+		},
 		"none, and one that tries to steer the terminal": {
 			selector.Report{
 				Peer: "db:7000", Policy: "pin:udp", Mean: 2 << 20,
