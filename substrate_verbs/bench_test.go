@@ -64,3 +64,35 @@ func pingPong(b *testing.B, where func(*testing.B) setting) {
 		})
 	}
 }
+
+// BenchmarkMessage is what a message costs outside the wire, both ends in one goroutine: Send, and a Recv that waits for it.
+func BenchmarkMessage(b *testing.B) {
+	for _, n := range []int{128, 1024, 4096, 16 << 10} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := onSim(sim.Config{})
+			to := newTest(b, Options{Fabric: s.b, Death: emulated})
+			at, err := to.Listen(b.Context(), s.listen)
+			require.NoError(b, err)
+			defer at.Close()
+			x, y := joinTo(b, newTest(b, Options{Fabric: s.a, Death: emulated}), at)
+			<-x.p.trial.over
+			<-y.p.trial.over
+			p := make([]byte, n)
+			bufs := [][]byte{p}
+			b.ReportAllocs()
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				if _, err := x.Send(0, bufs); err != nil {
+					b.Fatal(err)
+				}
+				for got := 0; got < n; {
+					k, err := y.Recv(p[got:])
+					if err != nil {
+						b.Fatal(err)
+					}
+					got += k
+				}
+			}
+		})
+	}
+}
