@@ -2,6 +2,7 @@ package sockemu
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -10,6 +11,29 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
+
+// TestLogLinesAreDocumented: docs/operations.md has every message that the library logs.
+func TestLogLinesAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/operations.md")
+	require.NoError(t, err)
+	found := 0
+	for _, dir := range []string{".", "../internal/endpoint", "../internal/session"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		require.NoError(t, err)
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			source, err := os.ReadFile(f)
+			require.NoError(t, err)
+			for _, m := range regexp.MustCompile(`\blog(?:ger\(\))?\.(?:Debug|Info|Warn|Error|Log)\((?:ctx, level, )?"([^"]+)"`).FindAllStringSubmatch(string(source), -1) {
+				assert.Contains(t, string(b), m[1], f)
+				found++
+			}
+		}
+	}
+	require.Greater(t, found, 15)
+}
 
 // TestOperationsAreDocumented: docs/operations.md has a row for every field of Config, and names every metric.
 func TestOperationsAreDocumented(t *testing.T) {
