@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sockemu/sockemu/internal/inventory"
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
@@ -95,18 +94,6 @@ func (p *peer) choose() {
 	p.mu.Unlock()
 	p.e.mu.Unlock()
 	p.wake()
-}
-
-// watch has the paths measured again when the host's interfaces, addresses or routes change.
-func (e *Endpoint) watch() {
-	err := inventory.Watch(e.ctx, func(ev inventory.Event) {
-		if len(ev.Changes) > 0 {
-			e.Remeasure(ev.Changes[0].Text)
-		}
-	})
-	if err != nil {
-		e.log.Debug("changes of the network are not noticed", "err", err)
-	}
 }
 
 // wake makes the loop look again.
