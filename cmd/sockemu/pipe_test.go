@@ -200,6 +200,7 @@ func TestPipeKeepsListening(t *testing.T) {
 
 // TestPipeKeepInterrupted: a transfer that an interrupt ends is a failure, though others may have come to their end.
 func TestPipeKeepInterrupted(t *testing.T) {
+	t.Parallel()
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close()
@@ -252,6 +253,7 @@ func TestPipeUsage(t *testing.T) {
 
 // TestPipeExplains: who can't be connected to is told of with what it means and what to do.
 func TestPipeExplains(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, ln.Close())

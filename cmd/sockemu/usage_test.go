@@ -10,6 +10,7 @@ import (
 
 // TestNoArguments: who types the bare name sees what there is.
 func TestNoArguments(t *testing.T) {
+	t.Parallel()
 	status, out, errs := output(t)
 	require.Equal(t, exitUsage, status)
 	require.Empty(t, out)
@@ -33,6 +34,7 @@ func TestWrongAddresses(t *testing.T) {
 		{"netem udp --to 127.0.0.1:9 --listen 9", "--listen=9: want HOST:PORT"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
+			t.Parallel()
 			status, out, errs := output(t, strings.Fields(c.args)...)
 			assert.Equal(t, exitUsage, status)
 			assert.Empty(t, out)
