@@ -38,7 +38,8 @@ func TestDeviceTable(t *testing.T) {
 		t.Skip("SOCKEMU_TEST_RDMA_TABLE is not set")
 	}
 	courses := []course{bareQueuePair(t), sessionOver(t, "pin:verbs"), overRsocket(t), sessionOver(t, "pin:tcp"), rawTCP(t)}
-	const reps, pings = 9, 100
+	// Blocks of the courses take turns, and a ratio is that of neighbours: what the machine does besides changes within a second.
+	const reps, pings = 17, 60
 	for _, c := range courses { // connections begin with small windows, and adapters with little memory
 		c.ping(32<<10, 50)
 		c.flood(32<<10, 50)
@@ -62,20 +63,33 @@ func TestDeviceTable(t *testing.T) {
 			}
 		}
 		fmt.Fprintf(w, "%d\t", n)
+		var ratios strings.Builder
+		for _, other := range []int{0, 2} { // what the session delivers of it: above 1 the session is better
+			fmt.Fprintf(&ratios, "%s\t%s\t", quartiles(rtts[other], rtts[1]), quartiles(rates[1], rates[other]))
+		}
 		for i := range courses {
 			slices.Sort(rtts[i])
 			slices.Sort(rates[i])
 			fmt.Fprintf(w, "%.0f\t%.1f\t", rtts[i][reps/2], rates[i][reps/2])
 		}
-		for _, other := range []int{0, 2} { // what the session delivers of it: above 1 the session is better
-			fmt.Fprintf(w, "%.2f\t%.2f\t", rtts[other][reps/2]/rtts[1][reps/2], rates[1][reps/2]/rates[other][reps/2])
-		}
+		fmt.Fprint(w, ratios.String())
 		fmt.Fprintln(w)
 	}
 	w.Flush()
 	for line := range strings.Lines(out.String()) {
 		t.Log(strings.TrimRight(line, "\n"))
 	}
+}
+
+// quartiles are those of the ratios of two lists, and in front the median.
+func quartiles(of, to []float64) string {
+	ratios := make([]float64, len(of))
+	for i := range of {
+		ratios[i] = of[i] / to[i]
+	}
+	slices.Sort(ratios)
+	n := len(ratios)
+	return fmt.Sprintf("%.2f (%.2f-%.2f)", ratios[n/2], ratios[n/4], ratios[n-1-n/4])
 }
 
 // overConns measures a connection.
