@@ -150,7 +150,7 @@ func dialogue(x, y *link, n, rounds int) error {
 func TestDialogueCost(t *testing.T) {
 	c := &counted{Provider: sim.New(sim.Config{}).Host("a")}
 	d := newDevices(c, anywhere{})
-	dialogueCost(t, c, setting{d, d, "127.0.0.1:0"})
+	dialogueCost(t, c, setting{d, d, "127.0.0.1:0"}, 1000)
 }
 
 // TestDeviceDialogueCost is the same on a device.
@@ -159,10 +159,10 @@ func TestDeviceDialogueCost(t *testing.T) {
 	c := &counted{Provider: machine().provider}
 	d := newDevices(c, machine().finder)
 	s := onDevice(t)
-	dialogueCost(t, c, setting{d, d, s.listen})
+	dialogueCost(t, c, setting{d, d, s.listen}, 100)
 }
 
-func dialogueCost(t *testing.T, c *counted, s setting) {
+func dialogueCost(t *testing.T, c *counted, s setting, rounds int) {
 	to := newTest(t, Options{Fabric: s.b, Death: emulated})
 	at, err := to.Listen(t.Context(), s.listen)
 	require.NoError(t, err)
@@ -171,16 +171,15 @@ func dialogueCost(t *testing.T, c *counted, s setting) {
 	<-x.p.trial.over // which is no part of a dialogue
 	<-y.p.trial.over
 	for _, n := range []int{128, 256, 1024, 2048, 4096, 16 << 10} {
-		require.NoError(t, dialogue(x, y, n, 200))
-		const rounds = 1000
+		require.NoError(t, dialogue(x, y, n, rounds/5))
 		c.reset()
 		began := time.Now()
 		require.NoError(t, dialogue(x, y, n, rounds))
 		took := time.Since(began)
-		t.Logf("%d bytes, %v a round: %v", n, (took / rounds).Round(100*time.Nanosecond), c)
-		const messages = 2 * rounds
-		extra := int64(took/laterTime+1)*4 + messages/20
-		require.GreaterOrEqual(t, c.sends.Load(), int64(messages))
+		t.Logf("%d bytes, %v a round: %v", n, (took / time.Duration(rounds)).Round(100*time.Nanosecond), c)
+		messages := int64(2 * rounds)
+		extra := int64(took/laterTime+1)*4 + messages/20 // heartbeats, and bytes that are taken and not answered at once
+		require.GreaterOrEqual(t, c.sends.Load(), messages)
 		require.LessOrEqual(t, c.sends.Load(), messages+extra)
 		require.LessOrEqual(t, c.posts.Load(), messages+extra)
 		require.LessOrEqual(t, c.returns.Load(), extra)
