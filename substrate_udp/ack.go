@@ -93,11 +93,22 @@ func (l *link) onAck(a *ack, now int64) {
 			if n == a.largest {
 				largestNew = p.at
 			}
-			sentAt = max(sentAt, p.at)
-			l.largest = max(l.largest, n)
 			if p.mark != 0 && p.mark == l.ecn.round {
 				marked++
 			}
+			if p.state == inFlight && p.flags&^flagAckNow == flagData && p.off == l.una && len(l.acked) == 0 && len(l.lost) == 0 {
+				// The usual case, in short.
+				p.state = settled
+				l.una += uint64(p.n)
+				acked += int(p.size)
+				delivered += int(p.n)
+				l.inflight -= int(p.size)
+				sentAt = max(sentAt, p.at)
+				l.largest = max(l.largest, n)
+				continue
+			}
+			sentAt = max(sentAt, p.at)
+			l.largest = max(l.largest, n)
 			if p.state == inFlight {
 				l.inflight -= int(p.size)
 				acked += int(p.size)

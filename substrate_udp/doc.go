@@ -4,7 +4,7 @@
 // One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
 // connection id, so a peer's address may change (path.go). One goroutine reads each socket, and
 // lends its place to a user who waits in Recv while all that comes is for him (turns.go); large payloads then land in his own buffer
-// (landing.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
+// (landing.go), rows of short ones are taken in at one go (train.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
 // way to it once he is woken if it is on his own (local.go). Whoever calls Send makes the system call
 // himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
 // has neither goroutine nor timer nor buffers.
@@ -84,7 +84,9 @@
 //     for 8 round trips and 32 packets, nothing but CE (changed on the way), exceed what was sent or run backwards (a peer that lies), or
 //     where all packets with ECT(0) are lost. CE takes 15 % of the window (RFC 8511), 30 % in slow start, once per round trip. On paths of 5 ms
 //     or more where ECN isn't off, bursts are 2 ms or 10 packets instead of 60 KiB: they would be marked.
-//   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up. A closed window is probed.
+//   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up, 2 MiB between processes of one host whose
+//     round trip is below 1 ms: that is still in the cache when it is read. A closed window is probed. Between such processes as much may be in
+//     flight whatever CUBIC says, as long as nothing was lost for 10 s: there is nothing but the receiver's own buffer that could overflow.
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
 //     back to 1200, and to new probes after 5 s.

@@ -11,6 +11,7 @@ func (l *link) transmit(now int64) {
 		return
 	}
 	l.paceAt = 0
+	l.roomy = l.near() && !l.collapsed && (l.lastLoss == 0 || now-l.lastLoss > int64(nearForgives))
 	for more := true; more; {
 		b := newBatch()
 		l.beginBatch()
@@ -76,11 +77,20 @@ func (l *link) fill(b *batch, now int64) bool {
 	}
 	more := true
 	for more && !b.full() {
+		if l.train(b, now) {
+			l.limited = l.inflight >= l.flight()
+			more = !l.limited && min(l.end, l.limit) > l.sent && !l.held(now)
+			break
+		}
 		more = l.nextPacket(b, now)
 	}
 	if n := len(b.packets); n > 0 && !more && (l.streak >= streakLength || l.limited || l.sent < l.end) {
 		// Nothing follows until an acknowledgement comes: it shall come at once.
-		b.vec[b.start(n-1)][1] |= l.ackWish(b.vec[b.start(n-1)][1])
+		h := b.vec[b.start(n-1)]
+		h[1] |= l.ackWish(h[1])
+		if b.packets[n-1].sealed {
+			reseal(h)
+		}
 	}
 	return more
 }
@@ -93,13 +103,16 @@ func (l *link) ackWish(flags byte) byte {
 	return 0
 }
 
+// ackDue reports whether the next packet takes an acknowledgement along.
+func (l *link) ackDue() bool { return l.fresh && len(l.got) > 0 && (l.ackNow || l.unacked > 0) }
+
 // nextPacket builds one packet, if there is anything to send.
 func (l *link) nextPacket(b *batch, now int64) bool {
 	h := b.header()
 	h = putHeader(h, kindPacket, 0, l.peer)
 	h = binary.LittleEndian.AppendUint64(h, l.num)
 	var flags byte
-	withAck := l.fresh && len(l.got) > 0 && (l.ackNow || l.unacked > 0)
+	withAck := l.ackDue()
 	if withAck {
 		flags |= flagAck
 		h = l.appendAck(h, now)
@@ -198,13 +211,13 @@ func (l *link) pick(space int, now int64) (off uint64, n int) {
 		return 0, 0
 	}
 	if l.probes == 0 {
-		if l.inflight >= l.cc.Window() {
+		if l.inflight >= l.flight() {
 			l.limited = true
 			return 0, 0
 		}
 		if !l.paced(now) {
 			// Whom only pacing holds back uses the window (RFC 9002, section 7.8).
-			l.limited = l.inflight+int(min(l.end, l.limit)-l.sent) >= l.cc.Window()
+			l.limited = l.inflight+int(min(l.end, l.limit)-l.sent) >= l.flight()
 			return 0, 0
 		}
 	}
@@ -246,11 +259,16 @@ func (l *link) held(now int64) bool {
 	return true
 }
 
+// unpaced reports whether the link needs no pacing.
+func (l *link) unpaced(now int64) bool {
+	return l.rtt.samples == 0 || l.rtt.least < paceAboveRTT && (l.lastLoss == 0 || now-l.lastLoss > int64(lossRecent))
+}
+
 // paced reports whether pacing lets a packet go. Only long or lossy paths are paced; see RFC 9002, section 7.7.
 func (l *link) paced(now int64) bool {
 	l.paceAt = 0
 	r := l.rtt.smooth
-	if l.rtt.samples == 0 || l.rtt.least < paceAboveRTT && (l.lastLoss == 0 || now-l.lastLoss > int64(lossRecent)) {
+	if l.unpaced(now) {
 		return true
 	}
 	rate := 1.25 * float64(l.cc.Window()) / max(r, granularity).Seconds()

@@ -26,6 +26,11 @@ func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 		k := min(len(b), m.Segment)
 		l = s.datagram(l, b[:k], m.From, m.ECN, mem, m.N, now)
 		b = b[k:]
+		if l != nil && len(b) >= m.Segment {
+			k = l.row(b, m, mem, now)
+			n += uint64(k / m.Segment)
+			b = b[k:]
+		}
 	}
 	c.packetsReceived.Add(n)
 	if l != nil {

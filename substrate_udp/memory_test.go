@@ -39,7 +39,7 @@ type memory struct {
 	flying  sync.WaitGroup
 	watch   func(b []byte)                 // sees every datagram
 	pipes   map[netip.AddrPort]*netem.Pipe // bottlenecks in front of ports: what is sent there meets no trouble but theirs
-	host    uint64                         // 0: each port is on a host of its own
+	host    uint64                         // 0: each port is on a host of its own; else rows of datagrams may be joined
 	dark    bool                           // nothing arrives any more
 	// translate gives the source that the receiver sees; nil: the true one.
 	translate map[netip.AddrPort]netip.AddrPort
@@ -65,7 +65,8 @@ type port struct {
 	done   chan struct{}
 	kicked chan struct{}
 	once   sync.Once
-	errors []memError // guarded by net.mu
+	errors []memError   // guarded by net.mu
+	held   *memDatagram // of who reads: it came, but could not be joined to others
 }
 
 type memDatagram struct {
@@ -103,8 +104,14 @@ func (m *memory) open(_ context.Context, _, address string) (transport, error) {
 }
 
 func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
+	next := p.in
+	if p.held != nil {
+		next = make(chan memDatagram, 1)
+		next <- *p.held
+		p.held = nil
+	}
 	select {
-	case d := <-p.in:
+	case d := <-next:
 		if d.b == nil {
 			return 0, syscall.ECONNREFUSED
 		}
@@ -113,11 +120,30 @@ func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
 		m.N += copy(m.Body, d.b[m.N:])
 		m.N += copy(m.Buf, d.b[m.N:])
 		m.Segment, m.From, m.Truncated, m.ECN = m.N, d.from, m.N < len(d.b), byte(d.ecn)
+		if p.net.host != 0 {
+			p.join(m, d)
+		}
 		return 1, nil
 	case <-p.kicked:
 		return 0, os.ErrDeadlineExceeded
 	case <-p.done:
 		return 0, net.ErrClosed
+	}
+}
+
+// join adds what else has come to the datagram first in m, as the kernel does.
+func (p *port) join(m *sys.UDPMessage, first memDatagram) {
+	for m.N%len(first.b) == 0 && m.N+len(first.b) <= len(m.Buf) && len(m.Body) == 0 {
+		select {
+		case d := <-p.in:
+			if d.b == nil || d.from != first.from || d.ecn != first.ecn || len(d.b) > len(first.b) {
+				p.held = &d
+				return
+			}
+			m.N += copy(m.Buf[m.N:], d.b)
+		default:
+			return
+		}
 	}
 }
 

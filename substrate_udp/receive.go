@@ -397,5 +397,12 @@ func (l *link) consumed(n int) {
 	l.transmit(now)
 }
 
-// maxWindow is the largest window: more than the socket can hold would only be lost.
-func (l *link) maxWindow() int { return min(l.sub.opts.Window, l.sock.tr.buffer()) }
+// maxWindow is the largest window: more than the socket can hold would only be lost. Between processes of one host the round trip is short
+// whatever the rate, and what is under way should still be in the cache when it is read.
+func (l *link) maxWindow() int {
+	most := min(l.sub.opts.Window, l.sock.tr.buffer())
+	if l.near() {
+		most = min(most, nearWindow)
+	}
+	return most
+}

@@ -50,6 +50,7 @@ type sender struct {
 
 	cc      Controller
 	limited bool // the window held back the last flight
+	roomy   bool // nearWindow may be in flight whatever cc says
 	mtu     mtu
 
 	tokens float64 // pacing, in bytes
@@ -136,8 +137,17 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 
 // room is the number of bytes that Send may take now.
 func (l *link) room() int {
-	flight := min(l.cc.Window(), int(l.limit-l.una))
+	flight := min(l.flight(), int(l.limit-l.una))
 	return flight + sendAhead - int(l.end-l.una)
+}
+
+// flight is the number of bytes that may be in flight. Between processes of one host nothing lies but the receiver's own buffer, which his
+// window guards: there a link needn't find out slowly what there is, as long as nothing gets lost.
+func (l *link) flight() int {
+	if l.roomy {
+		return max(l.cc.Window(), nearWindow)
+	}
+	return l.cc.Window()
 }
 
 // enqueue takes a slice that ends at the session's offset sess.

@@ -22,7 +22,7 @@ var simSeeds = flag.Int("udp.seeds", 300, "how many networks TestSimulator tries
 var simFirst = flag.Uint64("udp.first", 1, "the first seed of TestSimulator")
 
 // TestSimulator moves bytes both ways over networks that lose, double, change, delay and reorder datagrams, go dark for a while and
-// give ends other addresses, in virtual time. Every byte must arrive, once and in order.
+// give ends other addresses, in virtual time, half of them on one host. Every byte must arrive, once and in order.
 func TestSimulator(t *testing.T) {
 	for i := range *simSeeds {
 		seed := *simFirst + uint64(i)
@@ -42,8 +42,16 @@ func simulate(t *testing.T, seed uint64) {
 	if rng.IntN(4) == 0 {
 		tr.mtu = 1200 + rng.IntN(300)
 	}
+	var host uint64
+	if rng.IntN(2) == 0 { // on one host, where nothing but the headers is guarded against damage
+		host, tr.corrupt = 1, 0
+		if rng.IntN(2) == 0 {
+			tr.delay, tr.jitter = tr.delay/20, 0
+		}
+	}
 	honest := codepoints(&tr, rand.New(rand.NewPCG(seed, 3)))
 	m := newMemory(t, seed, tr)
+	m.host = host
 	s := newTest(t, Options{open: m.open, PathDown: time.Minute, Window: minWindow << rng.IntN(6)})
 	ctx := t.Context()
 	ln, err := s.Listen(ctx, "10.0.0.1:7")

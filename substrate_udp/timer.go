@@ -161,6 +161,8 @@ const (
 	defaultWindow  = 8 << 20
 	initialWindow  = 1 << 20
 	sendAhead      = 256 << 10
+	nearWindow     = 2 << 20
+	nearForgives   = 10 * time.Second // without a loss
 	copyBelow      = 1 << 10
 	wakeRoom       = 128 << 10
 	maxOutstanding = 1 << 16

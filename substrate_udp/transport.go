@@ -57,14 +57,18 @@ type batch struct {
 	vec     [][]byte
 	packets []outPacket
 	bytes   int
-	ecn     byte // the codepoint of all of them
+	ecn     byte   // the codepoint of all of them
+	mem     *block // where a train was built
 
 	writer sys.UDPWriter
 	call   kernelCall
 }
 
-// An outPacket is one packet of a batch: it ends before vec[end] and is size bytes long.
-type outPacket struct{ end, size int }
+// An outPacket is one packet of a batch: it ends before vec[end] and is size bytes long. One with its checksum may be in one piece.
+type outPacket struct {
+	end, size int
+	sealed    bool
+}
 
 var batches = sync.Pool{New: func() any {
 	return &batch{headers: make([]byte, 0, batchHeaders)}
@@ -74,6 +78,10 @@ func newBatch() *batch { return batches.Get().(*batch) }
 
 func (b *batch) free() {
 	clear(b.vec)
+	if b.mem != nil {
+		b.mem.drop()
+		b.mem = nil
+	}
 	b.headers, b.vec, b.packets, b.bytes, b.ecn = b.headers[:0], b.vec[:0], b.packets[:0], 0, 0
 	batches.Put(b)
 }
@@ -92,7 +100,7 @@ func (b *batch) header() []byte { return b.headers[len(b.headers):len(b.headers)
 func (b *batch) add(h []byte, at, payload int) {
 	b.headers = b.headers[:len(b.headers)+len(h)]
 	b.vec[at] = h
-	b.packets = append(b.packets, outPacket{len(b.vec), len(h) + payload})
+	b.packets = append(b.packets, outPacket{len(b.vec), len(h) + payload, false})
 	b.bytes += len(h) + payload
 }
 
@@ -107,6 +115,9 @@ func (b *batch) start(i int) int {
 // seal writes the checksums.
 func (b *batch) seal() {
 	for i, p := range b.packets {
+		if p.sealed {
+			continue
+		}
 		at := b.start(i)
 		seal(b.vec[at], b.vec[at+1:p.end])
 	}

@@ -133,11 +133,18 @@ const MaxVec = 1024
 func (w *UDPWriter) Send(fd uintptr, v6 bool, addr netip.AddrPort, vec [][]byte, segment int, ecn byte) error {
 	w.iovs = w.iovs[:0]
 	for _, b := range vec {
-		if len(b) > 0 {
-			v := unix.Iovec{Base: &b[0]}
-			v.SetLen(len(b))
-			w.iovs = append(w.iovs, v)
+		if len(b) == 0 {
+			continue
 		}
+		if n := len(w.iovs); n > 0 {
+			if last := &w.iovs[n-1]; uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&b[0])) {
+				last.SetLen(int(last.Len) + len(b)) // adjacent slices are one
+				continue
+			}
+		}
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		w.iovs = append(w.iovs, v)
 	}
 	if len(w.iovs) == 0 || len(w.iovs) > MaxVec {
 		return unix.EINVAL
