@@ -90,7 +90,8 @@
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
 //     back to 1200, and to new probes after 5 s.
-//   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while packets are in flight, for at most 200 us.
+//   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while a packet with ACKNOW is in flight, for at most 200 us.
+//     The last packet for now has ACKNOW if a window holds back what follows, or in such a row if no other one with it is in flight.
 //   - Close sends what is left and FIN, from a copy, for 2 s at most.
 //
 // Limits: ECN on Linux only; a listener on all addresses of a host with several answers from the one that the route chooses; no protection against somebody who reads the path and wants to break links (the session's own encryption guards what is

@@ -84,7 +84,7 @@ func (l *link) fill(b *batch, now int64) bool {
 		}
 		more = l.nextPacket(b, now)
 	}
-	if n := len(b.packets); n > 0 && !more && (l.streak >= streakLength || l.limited || l.sent < l.end) {
+	if n := len(b.packets); n > 0 && !more && l.wishes() {
 		// Nothing follows until an acknowledgement comes: it shall come at once.
 		h := b.vec[b.start(n-1)]
 		h[1] |= l.ackWish(h[1])
@@ -95,9 +95,19 @@ func (l *link) fill(b *batch, now int64) bool {
 	return more
 }
 
+// wishes reports whether the last packet for now is to be acknowledged at once: where a window holds back the rest, and where a small rest waits,
+// now or soon, for what was asked for before, and nothing was.
+func (l *link) wishes() bool {
+	return l.limited || l.sent < l.end && l.sent >= l.limit || (l.streak >= streakLength || l.sent < l.end) && !l.asked()
+}
+
+// asked reports whether an acknowledgement is on its way that was to come at once.
+func (l *link) asked() bool { return l.inflight > 0 && l.wished > l.largest }
+
 // ackWish is flagAckNow for a packet that is to be acknowledged anyway.
 func (l *link) ackWish(flags byte) byte {
 	if eliciting(flags) {
+		l.wished = l.num - 1
 		return flagAckNow
 	}
 	return 0
@@ -247,9 +257,9 @@ func (l *link) pick(space int, now int64) (off uint64, n int) {
 	return 0, 0
 }
 
-// held reports whether a small rest waits for more to come, or for an acknowledgement: a row of small Sends is joined.
+// held reports whether a small rest waits for more to come, or for the acknowledgement that was asked for: a row of small Sends is joined.
 func (l *link) held(now int64) bool {
-	if l.streak < streakLength || l.inflight == 0 || l.flush || l.probes > 0 || l.finDue || l.end-l.sent >= holdBytes {
+	if l.streak < streakLength || !l.asked() || l.flush || l.probes > 0 || l.finDue || l.end-l.sent >= holdBytes {
 		l.holdAt = 0
 		return false
 	}

@@ -30,6 +30,7 @@ type sender struct {
 	num     uint64 // the next packet number
 	packets ring   // packets sent whose fate isn't settled
 	largest uint64 // the highest number acknowledged
+	wished  uint64 // the last packet that asked for an acknowledgement since nothing could follow
 
 	inflight      int // bytes of those that ask for an acknowledgement
 	lastEliciting int64

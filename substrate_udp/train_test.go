@@ -251,6 +251,32 @@ func TestRow(t *testing.T) {
 	})
 }
 
+// TestAskedOnce: a row of Sends asks for one acknowledgement at a time, but where a window holds it back, and a small rest doesn't wait for
+// what nobody asked for.
+func TestAskedOnce(t *testing.T) {
+	l := &link{state: open}
+	require.False(t, l.wishes(), "all is said, and no more to be expected")
+	l.streak = streakLength
+	l.inflight, l.sent, l.end, l.limit = 1000, 1000, 1000, 5000
+	require.True(t, l.wishes())
+	l.end = 2000
+	require.False(t, l.held(1))
+	l.num = 6
+	require.EqualValues(t, flagAckNow, l.ackWish(flagData))
+	require.Zero(t, l.ackWish(flagAck), "nobody acknowledges acknowledgements")
+	require.True(t, l.held(1))
+	require.False(t, l.wishes())
+	l.limited = true
+	require.True(t, l.wishes())
+	l.limited, l.limit = false, 1000
+	require.True(t, l.wishes())
+	l.limit, l.largest = 5000, 5
+	require.False(t, l.held(1), "the answer has come")
+	require.True(t, l.wishes())
+	l.largest, l.inflight = 4, 0
+	require.False(t, l.held(1), "it was lost")
+}
+
 // TestNearWindow: between processes of one host the peer's window is what counts, which is no larger than is good for the cache; not after
 // a loss, nor where the path is long.
 func TestNearWindow(t *testing.T) {

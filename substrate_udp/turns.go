@@ -35,7 +35,7 @@ type turns struct {
 }
 
 const (
-	lendAfter = 8                // batches for one user who waits
+	lendAfter = 2                // batches for one user who waits
 	lookEvery = time.Millisecond // while the place is lent
 )
 
