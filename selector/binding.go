@@ -9,17 +9,18 @@ import (
 // The rules of moving within a tier. Tailscale's 1 %, iroh's 5 ms and pion's 10 ms are the wrong scale within a cluster; the
 // 1.5-fold gain of tailscale PR 1105 was found too coarse there.
 const (
-	minRatio   = 0.80                 // the new path costs less than this part of the current one
-	minGain    = 2 * time.Microsecond // and at least this much less
-	sigmas     = 2                    // and this many standard deviations of both
-	clearRatio = 0.5                  // or less than this part, whatever the noise: on a busy machine that never becomes small
-	needLeads  = 3                    // in this many rounds running
-	confirm    = time.Second          // so long after one such round the next should be
+	minRatio   = 0.80             // the new path costs less than this part of the current one
+	minGain    = time.Microsecond // and at least this much less
+	sigmas     = 2                // and this many standard deviations of both
+	clearRatio = 0.5              // or less than this part, whatever the noise: on a busy machine that never becomes small
+	needLeads  = 3                // in this many rounds running
+	confirm    = time.Second      // so long after one such round the next should be
+	maxDoubt   = 8 * time.Second  // at most so long after one that was too noisy to tell, the first time confirm, then twice as long each time
 
 	// The first upgrade, decided by a single round; or by needLeads of them in which the ratio was as good, whatever the noise, and none
 	// in between in which the first path was the best. Little is lost if it is wrong: nothing is known of the first path either.
 	initialWindow  = 10 * time.Second
-	initialRatio   = 0.67
+	initialRatio   = 0.67 // or minRatio, if the paths were measured in turns
 	initialSigmas  = 5
 	initialSamples = 8 // of each path, or the round isn't solid
 
@@ -56,6 +57,9 @@ type Binding struct {
 	lead      int // rounds running in which leader was clearly better
 	leader    Path
 	leadRound uint64 // the newest of them
+
+	doubts     int // rounds running that were too noisy
+	doubtRound uint64
 
 	refused []refusal
 	mix     mix
@@ -145,9 +149,10 @@ func (b *Binding) dropLead() { b.lead, b.leader, b.leadRound = 0, Path{}, 0 }
 // them. After a Switch the caller opens the new path, moves the stream (make before break), and calls Bound or Refused;
 // until then Decide says that a switch is in progress, unless the link dies.
 func (b *Binding) Decide(now time.Time, t *Table, sizes *Sizes, event Event) Decision {
-	cs := t.Candidates(now, b.mix.fold(sizes), b.policy)
+	w := b.mix.fold(sizes)
+	cs := t.Candidates(now, w, b.policy)
 	b.markRefused(now, cs)
-	d := Decision{At: now, Peer: t.peer, From: b.current, To: b.current, Candidates: cs, base: t.cfg.Base, ttl: t.cfg.TTL}
+	d := Decision{At: now, Peer: t.peer, From: b.current, To: b.current, Candidates: cs, base: t.cfg.Base, ttl: t.cfg.TTL, weights: w}
 	switch {
 	case !b.decides:
 		d.Cause = CausePeerDecides
@@ -284,8 +289,7 @@ func (b *Binding) compare(now time.Time, d *Decision) {
 		b.dropLead()
 		d.Cause = CauseOnlyPath
 	case best.Path == b.current:
-		b.dropLead()
-		d.Cause = CauseBest
+		b.holds(now, d, cur)
 	case cur == nil || cur.cond == barred:
 		b.leave(d, CauseStale)
 		if cur == nil {
@@ -339,6 +343,40 @@ func (b *Binding) ripe(now time.Time, d *Decision, p Path) bool {
 	return false
 }
 
+// holds: the current path has the best score. The next best one may be the better one all the same, or there may be no telling.
+func (b *Binding) holds(now time.Time, d *Decision, cur *Candidate) {
+	if len(d.Candidates) > 1 {
+		if second := &d.Candidates[1]; second.OK && second.preference == cur.preference && paired(cur, second) {
+			gain, sigma := compare(cur, second, d.weights)
+			if gain > 0 {
+				b.weigh(now, d, cur, second)
+				return
+			}
+			if b.doubt(d, cur, second, gain, sigma) {
+				d.measure(cur, second)
+			}
+		}
+	}
+	b.dropLead()
+	d.Cause = CauseBest
+}
+
+// doubt reports whether the difference between two paths, as a round has shown it, tells nothing: it is less than the noise, which would hide
+// a gain that counts. Then the next round should be soon.
+func (b *Binding) doubt(d *Decision, cur, other *Candidate, gain, sigma float64) bool {
+	noise := sigmas * sigma
+	if cur.round != other.round || noise < (1-minRatio)*cur.score || math.Abs(gain) > noise {
+		b.doubts = 0
+		return false
+	}
+	if cur.round != b.doubtRound {
+		b.doubts++
+		b.doubtRound = cur.round
+	}
+	d.Doubt, d.Again = true, min(confirm<<min(b.doubts-1, 6), maxDoubt)
+	return true
+}
+
 // blur takes a round into account that was neither clear nor against the leader. It counts for nothing where nothing is lost yet.
 func (b *Binding) blur(first bool) {
 	if !first {
@@ -354,26 +392,40 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		d.Again = confirm
 		return
 	}
-	gain, sigma := cur.score-best.score, math.Hypot(cur.sigma, best.sigma)
+	gain, sigma := compare(cur, best, d.weights)
+	plain := 1 - gain/cur.score
+	ratio := plain
+	if own := alone(cur, best, d.weights); own > 0 {
+		ratio = min(ratio, 1-gain/own)
+	}
 	solid := min(cur.Cost.Samples, best.Cost.Samples) >= initialSamples
 	first := b.current == b.origin && b.since.Equal(b.started) && now.Sub(b.started) <= initialWindow
-	clearly := clearRatio
+	clearly, initial := float64(clearRatio), float64(initialRatio)
 	if first {
 		clearly = initialRatio
 	}
+	if paired(cur, best) {
+		initial = minRatio
+	}
+	doubt := b.doubt(d, cur, best, gain, sigma)
 	switch {
-	case first && solid && best.score < initialRatio*cur.score && gain > max(initialSigmas*sigma, float64(minGain)):
+	case first && solid && ratio < initial && gain > max(initialSigmas*sigma, float64(minGain)):
+		d.Doubt, d.Again = false, 0
 		b.move(d, best, CauseInitial)
 		return
-	case best.score >= minRatio*cur.score:
+	case ratio >= minRatio:
 		b.blur(first)
 		d.Cause = CauseSmallGain
 		return
-	case gain <= float64(minGain), gain <= sigmas*sigma && best.score >= clearly*cur.score:
+	case gain <= float64(minGain), gain <= sigmas*sigma && plain >= clearly:
 		b.blur(first)
 		d.Cause = CauseNoise
+		if !doubt {
+			d.Again = confirm
+		}
 		return
 	}
+	d.Doubt, d.Again = false, 0
 	if b.leader != best.Path {
 		b.dropLead()
 		b.leader = best.Path

@@ -2,7 +2,6 @@ package selector
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"time"
 )
@@ -18,8 +17,8 @@ type Decision struct {
 	// Note is what the numbers don't say: how the path died, what the peer refused.
 	Note string `json:"note,omitempty"`
 
-	// The scores that were compared: what the connection pays now per message, what it would pay over there, the difference, and
-	// the standard deviation of that difference. Zero if they played no part.
+	// The scores that were compared: what the connection pays now per message, what it would pay over there, the difference (as far as it
+	// isn't one of jitter that may be chance), and the standard deviation of that difference. Zero if they played no part.
 	FromScore Micros `json:"from_score_us"`
 	ToScore   Micros `json:"to_score_us"`
 	Gain      Micros `json:"gain_us"`
@@ -28,14 +27,17 @@ type Decision struct {
 	Leads   int `json:"leads,omitempty"`   // rounds running in which the other path was clearly better
 	Repeats int `json:"repeats,omitempty"` // how often the same was decided since, without a change
 
-	// Again, if not zero, asks for another round so soon (Table.Hasten): a lead waits for confirmation.
+	// Doubt: what was measured is too noisy to tell which path is the better one.
+	Doubt bool `json:"doubt,omitempty"`
+	// Again, if not zero, asks for another round so soon (Table.Hasten): a lead waits for confirmation, or a doubt for a quieter moment.
 	Again time.Duration `json:"-"`
 
 	// Candidates are all paths to the peer, the best first, each with its reason if it wasn't taken.
 	Candidates []Candidate `json:"candidates"`
 
-	base string
-	ttl  time.Duration
+	base    string
+	ttl     time.Duration
+	weights Weights
 }
 
 func (d *Decision) candidate(p Path) *Candidate {
@@ -62,8 +64,8 @@ func (d *Decision) measure(from, to *Candidate) {
 		return
 	}
 	d.FromScore = from.Score
-	d.Gain = from.Score - to.Score
-	d.Noise = Micros(math.Hypot(from.sigma, to.sigma))
+	gain, sigma := compare(from, to, d.weights)
+	d.Gain, d.Noise = Micros(gain), Micros(sigma)
 }
 
 // remember keeps d in the history; staying for the same reason as before only counts.
@@ -93,6 +95,9 @@ func (d Decision) String() string {
 		fmt.Fprintf(&s, "no path (%s): %s", d.Peer, d.why())
 	default:
 		fmt.Fprintf(&s, "stays on %s (%s): %s", from, d.Peer, d.why())
+	}
+	if d.Doubt {
+		fmt.Fprintf(&s, "; too noisy to tell, looks again within %s", d.Again)
 	}
 	sep := "; rejected: "
 	for _, c := range d.Candidates {
@@ -140,6 +145,10 @@ func (d *Decision) why() string {
 	case CausePeerPinned:
 		return "the peer's policy" + d.noted()
 	case CauseBest:
+		if d.Doubt {
+			other = d.label(d.Candidates[1].Path)
+			return fmt.Sprintf("it seems the best, but %s may be as good (%s)", other, d.numbers())
+		}
 		return "it is the best"
 	case CauseSmallGain:
 		return fmt.Sprintf("%s would gain less than %.0f %% (%s)", other, 100*(1-minRatio), d.numbers())

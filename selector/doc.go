@@ -10,12 +10,15 @@
 //     after 30 s (tailscale #19407: a stale path that kept winning). A path that died is suspect until a later probe succeeds,
 //     and held down longer each time.
 //  3. A path costs T(n) = send overhead + RTT/2 + n*ns/byte for a message of n bytes (LogGP, Alexandrov et al. 1995). Its score
-//     is the mean of T over the sizes that this connection really writes, times (1 + 100*loss), plus twice the jitter.
-//  4. The Binding of a connection compares what was measured in one and the same round. It moves within the healthy tier only
-//     if the other path costs less than 0.8 of the current one, by more than 2 us and twice the noise of both (or less than
+//     is the mean of T over the sizes that this connection really writes, times (1 + 100*loss), plus twice the jitter: the median of the last
+//     rounds'.
+//  4. The Binding of a connection compares what was measured in one and the same round, best in turns, a few round trips over each
+//     path and then again, so that what a busy machine adds to all paths, or multiplies them by, cancels: the noise is that of the differences, or of the ratios if
+//     they vary less, from turn to turn and from round to round; and how large a part of the cost a gain is, is told by the fastest round trip.
+//     It moves within the healthy tier only if the other path costs less than 0.8 of the current one, by more than 1 us and twice the noise (or less than
 //     half, whatever the noise), in 3 rounds running, and not within the hold-down of 1 s * 2^k after a switch (k: earlier switches in the last minute), nor back to a
 //     path that it left by choice within the last minute. Right after connect one solid round suffices, if the gain is more than
-//     twofold and five sigma.
+//     five sigma and the paths were measured in turns, or it is a third. A round that is too noisy to tell says so, and the next comes soon: after 1 s, 2 s, 4 s, 8 s.
 //  5. Tiers beat numbers: a path that dies or fails its probes is left at once, without hysteresis, for the best path measured
 //     in the last 30 s, else for the base path. A pin is honoured or fails loudly (NCCL #367: silent fall-back).
 //  6. One end of a connection decides. It moves the connection only over a link on which both processes have proved themselves:

@@ -99,7 +99,9 @@ func (l *lab) decide(e Event) Decision {
 		l.b.Bound(l.now, d.To)
 	}
 	if d.Again > 0 {
-		l.table.Hasten(l.now.Add(d.Again), d.Candidates[0].Path)
+		for _, c := range d.Candidates {
+			l.table.Hasten(l.now.Add(d.Again), c.Path)
+		}
 	}
 	return d
 }

@@ -34,7 +34,7 @@ func TestThresholds(t *testing.T) {
 		{40 * time.Microsecond, 28 * time.Microsecond, CauseConfirming, CauseFaster},
 		{40 * time.Microsecond, 31 * time.Microsecond, CauseConfirming, CauseFaster},
 		{40 * time.Microsecond, 33 * time.Microsecond, CauseSmallGain, CauseSmallGain},
-		{5 * time.Microsecond, 2 * time.Microsecond, CauseNoise, CauseNoise}, // 1.5 us gained
+		{3 * time.Microsecond, 1200 * time.Nanosecond, CauseNoise, CauseNoise}, // 0.9 us gained
 	} {
 		l := newLab(t, offer(tcp, shm)...)
 		l.sizes = tinySizes()
@@ -47,10 +47,12 @@ func TestThresholds(t *testing.T) {
 }
 
 // On a machine that is busy, all figures go up and down together. Three rounds in which the other path took less than two thirds are
-// enough for a connection that is young, and one that tells little between them does no harm; one that isn't waits for more than noise.
+// enough, and for a connection that is young one that tells little between them does no harm. If they go up and down by themselves, a connection
+// that isn't young waits for more than noise.
 func TestFirstUpgradeInNoise(t *testing.T) {
 	busy := []time.Duration{40 * time.Microsecond, 12 * time.Microsecond, 33 * time.Microsecond, 14 * time.Microsecond}
-	run := func(age time.Duration, parts ...float64) (causes []Cause) {
+	own := []time.Duration{40 * time.Microsecond, 40 * time.Microsecond, 40 * time.Microsecond, 40 * time.Microsecond}
+	run := func(age time.Duration, busy []time.Duration, parts ...float64) (causes []Cause) {
 		l := newLab(t, offer(tcp, shm)...)
 		l.sizes = tinySizes()
 		round := 0
@@ -70,10 +72,11 @@ func TestFirstUpgradeInNoise(t *testing.T) {
 		}
 		return causes
 	}
-	require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, run(0, .6, .6, .6))
-	require.Equal(t, []Cause{CauseConfirming, CauseSmallGain, CauseConfirming, CauseFaster}, run(0, .6, .9, .6, .6))
-	require.Equal(t, []Cause{CauseConfirming, CauseBest, CauseConfirming, CauseConfirming}, run(0, .6, 1.1, .6, .6))
-	require.Equal(t, []Cause{CauseConfirming, CauseNoise, CauseNoise}, run(initialWindow, .6, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, run(0, busy, .6, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseSmallGain, CauseConfirming, CauseFaster}, run(0, busy, .6, .9, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseBest, CauseConfirming, CauseConfirming}, run(0, busy, .6, 1.1, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseConfirming, CauseFaster}, run(initialWindow, busy, .6, .6, .6))
+	require.Equal(t, []Cause{CauseConfirming, CauseSmallGain, CauseConfirming, CauseNoise}, run(initialWindow, own, .6, .95, .6, .78))
 }
 
 // Current is compared with current: figures of different rounds don't meet.

@@ -46,6 +46,9 @@ type Measurement struct {
 	Cost substrate.Cost
 	// RTTMin and RTTP99 bound the RTTs that were seen.
 	RTTMin, RTTP99 time.Duration
+	// Turns, if not nil, are round-trip times that were measured in turns with the other paths of the round that have them: the i-th of each
+	// were measured at about the same time, so that what the machine was busy with hit all of them alike.
+	Turns []time.Duration
 }
 
 // OK reports that the probe succeeded.

@@ -31,6 +31,8 @@ type Candidate struct {
 	cost       substrate.Cost
 	at         time.Time // when it was measured; zero if that brought no figure
 	round      uint64    // in which it was measured
+	turns      []time.Duration
+	record     record
 }
 
 // Figures are a measured cost as JSON shows it. A zero is unknown.
@@ -118,7 +120,8 @@ func (t *Table) candidate(e *entry, now time.Time, w Weights, policy Policy, wor
 	c.cond, c.Reason = t.condition(e, now)
 	if !e.good.At.IsZero() {
 		age := now.Sub(e.good.At)
-		c.cost, c.round = e.good.Cost, e.good.Round
+		c.cost, c.round, c.turns, c.record = e.good.Cost, e.good.Round, e.good.Turns, e.record
+		c.cost.Jitter = e.record.jitter()
 		c.Cost = figures(e.good, age)
 		known := c.cost
 		if known.PerByte == 0 {
@@ -127,7 +130,7 @@ func (t *Table) candidate(e *entry, now time.Time, w Weights, policy Policy, wor
 		if known.RTT > 0 {
 			c.score = score(known, w, age, t.cfg.TTL)
 			c.at = e.good.At
-			c.sigma = noise(known, &e.lat, &e.perB, w)
+			c.sigma = noise(known, &e.record, w)
 			c.Score, c.Sigma = Micros(math.Ceil(c.score)), Micros(c.sigma) // what is known is never shown as 0
 		}
 	}

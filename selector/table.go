@@ -64,8 +64,7 @@ type entry struct {
 	last   Measurement // the newest that counts
 	good   Measurement // the newest that succeeded; At is zero if none did
 	fails  int         // probes failed in a row
-	lat    spread      // of latency(good.Cost), nanoseconds
-	perB   spread      // of good.Cost.PerByte
+	record record      // of the last rounds
 	after  uint64      // only rounds later than this count: earlier probes began before the path died or the network changed
 	doubt  string      // why the path is suspect until a probe succeeds
 	died   bool        // the doubt is a death or a failed probe, not a mere change
@@ -221,12 +220,10 @@ func (t *Table) Record(p Path, m Measurement) {
 		t.schedule(e, m.At)
 		return
 	}
-	if m.Cost.PerByte > 0 {
-		e.perB.add(m.Cost.PerByte)
-	} else if e.good.Round > e.after {
+	if m.Cost.PerByte == 0 && e.good.Round > e.after {
 		m.Cost.PerByte = e.good.Cost.PerByte // a round of pings alone: the last train still holds
 	}
-	e.lat.add(latency(m.Cost))
+	e.record.add(past{m.Round, fixed(m.Cost), m.Cost.PerByte, m.Cost.Jitter, m.RTTMin})
 	e.good = m
 	e.fails, e.doubt, e.died = 0, "", false
 	if t.loses(e, m.At) {

@@ -39,6 +39,9 @@ func child(mode string) int {
 	if addr, ok := strings.CutPrefix(mode, "dial "); ok {
 		return dialFrom(addr)
 	}
+	if args, ok := strings.CutPrefix(mode, "choose "); ok {
+		return chooseOften(args)
+	}
 	ctx := context.Background()
 	cfg := quick(withKey, substrates(os.Getenv(childSubstrates)))
 	if mode == "another key" {

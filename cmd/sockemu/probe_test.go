@@ -326,9 +326,11 @@ func TestProbeOutOfTime(t *testing.T) {
 			if !assert.NoError(t, err) {
 				return
 			}
-			go io.Copy(peer, c)
+			go func() {
+				io.Copy(peer, c)
+				peer.Close() // or the peer would wait for more questions
+			}()
 			io.Copy(c, peer)
-			peer.Close()
 		}
 	}()
 	defer func() { l.Close(); <-done }()

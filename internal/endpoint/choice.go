@@ -98,20 +98,18 @@ func (c *choice) decide(p *peer) {
 	young := now.Sub(c.began) < eager
 	c.change()
 	c.mu.Unlock()
-	if d.Again > 0 && len(d.Candidates) > 0 {
-		t.Hasten(now.Add(d.Again), d.Candidates[0].Path, d.From)
+	var ok []selector.Path
+	for _, k := range d.Candidates {
+		if k.OK {
+			ok = append(ok, k.Path)
+		}
 	}
-	if d.Action == selector.Stay && young && d.From.Substrate == p.e.cfg.Substrate.Name() {
+	if d.Again > 0 {
+		t.Hasten(now.Add(d.Again), append(ok, d.From)...)
+	}
+	if d.Action == selector.Stay && young && d.From.Substrate == p.e.cfg.Substrate.Name() && len(ok) > 1 {
 		// A machine that is just busy has blurred the first round: the next may be clearer.
-		var ok []selector.Path
-		for _, k := range d.Candidates {
-			if k.OK {
-				ok = append(ok, k.Path)
-			}
-		}
-		if len(ok) > 1 {
-			t.Hasten(now.Add(p.eagerness(now)), ok...)
-		}
+		t.Hasten(now.Add(p.eagerness(now)), ok...)
 	}
 	if d.Action == selector.Switch {
 		p.e.log.Info("path chosen", "gid", c.s.GID(), "decision", d)

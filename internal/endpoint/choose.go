@@ -138,20 +138,22 @@ func (p *peer) chooseLoop() {
 			policy := p.policy
 			p.mu.Unlock()
 			r := p.table.Round(now, inUse...)
-			for _, path := range baseSecond(r.Paths, e.cfg.Substrate.Name()) {
-				m, peer := e.probe(e.ctx, p.proc, path, e.probeLimit(path, policy))
+			within := func(path selector.Path) time.Duration { return e.probeLimit(path, policy) }
+			e.probe(e.ctx, p.proc, baseSecond(r.Paths, e.cfg.Substrate.Name()), within, func(list []probed) {
 				if e.ctx.Err() != nil {
-					break
+					return
 				}
-				if m.OK() && path.Substrate == e.cfg.Substrate.Name() {
-					p.heard(peer, all)
+				for _, l := range list {
+					if l.m.OK() && l.path.Substrate == e.cfg.Substrate.Name() {
+						p.heard(l.peer, all)
+					}
+					l.m.Round = r.ID
+					p.table.Record(l.path, l.m)
 				}
-				m.Round = r.ID
-				p.table.Record(path, m)
 				for _, c := range all {
 					c.decide(p)
 				}
-			}
+			})
 			if len(r.Paths) == 0 {
 				for _, c := range all {
 					c.decide(p) // a pin that can't be had must fail also if there is nothing to measure
@@ -203,7 +205,8 @@ func (p *peer) heard(peer wire.Setup, all []*choice) {
 	}
 }
 
-// baseSecond puts the base path behind the most promising one: with those two measured there can be a decision.
+// baseSecond puts the base path behind the most promising one, for only so many are opened at a time: with those two measured there can be a
+// decision.
 func baseSecond(paths []selector.Path, base string) []selector.Path {
 	for i, p := range paths {
 		if i > 1 && p.Substrate == base {

@@ -69,18 +69,26 @@ func (p *Prober) Probe(ctx context.Context) error {
 	p.peer.table.Invalidate(time.Now(), "asked for")
 	p.about = map[selector.Path]string{}
 	r := p.peer.table.Round(time.Now())
-	for _, path := range r.Paths {
-		m, _ := p.e.probe(ctx, p.peer.proc, path, p.e.probeLimit(path, p.own))
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return fmt.Errorf("probing %s: %w", path, context.Cause(ctx))
+	within := func(path selector.Path) time.Duration { return p.e.probeLimit(path, p.own) }
+	var works []selector.Path
+	p.e.probe(ctx, p.peer.proc, r.Paths, within, func(list []probed) {
+		for _, l := range list {
+			// The link's deadline, which is ctx's, may be noticed before ctx has ended.
+			if end, ok := ctx.Deadline(); ok && !l.m.OK() && !time.Now().Before(end) {
+				l.m.Reason = "the time for all probes was over before this one was done"
+			}
+			l.m.Round = r.ID
+			p.peer.table.Record(l.path, l.m)
+			if l.m.OK() {
+				works = append(works, l.path)
+			}
 		}
-		// The link's deadline, which is ctx's, may be noticed before ctx has ended.
-		if end, ok := ctx.Deadline(); ok && !m.OK() && !time.Now().Before(end) {
-			m.Reason = "the time for all probes was over before this one was done"
-		}
-		m.Round = r.ID
-		p.peer.table.Record(path, m)
-		if d, ok := p.e.subs[path.Substrate].(substrate.Describer); ok && m.OK() {
+	})
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("probing %s: %w", p.addr, context.Cause(ctx))
+	}
+	for _, path := range works {
+		if d, ok := p.e.subs[path.Substrate].(substrate.Describer); ok {
 			patient, cancel := context.WithTimeout(ctx, aboutTime)
 			p.about[path] = d.Describe(patient, path.Addr)
 			cancel()

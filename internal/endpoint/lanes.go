@@ -1,0 +1,346 @@
+package endpoint
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
+	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// Paths are measured in turns, a few round trips over each and then again: what else the machine does in the meantime hits all of them, and
+// within a turn they can be compared. In a turn the first ping finds a peer that sleeps, and doesn't count; of the others the faster one does. Of
+// the turns that third counts in which all paths together took the least.
+const (
+	probePing  = 64
+	turnPings  = 2  // that count, per path and turn
+	probeTurns = 24 // little enough to disturb nobody
+	quietTurns = 3  // one in so many counts ...
+	leastTurns = 4  // ... but so many at least, which are made unless they take pingsMost
+	pingsTime  = 15 * time.Millisecond
+	pingsMost  = 250 * time.Millisecond // for those of one path, but leastPings are always sent
+	leastPings = 2
+	firstPings = 3 // none of which is fast on a slow path
+)
+
+// A long train goes around a ring of shared memory once, whose first touch costs page faults, unless the path is too slow for that. Trains take
+// turns as well.
+const (
+	longTrain   = 2 << 20
+	longTime    = 5 * time.Millisecond // it must not take longer
+	probeTrain  = 512 << 10
+	probeTrains = 8                      // per path
+	trainsTime  = 20 * time.Millisecond  // for all of them, but leastTrains ...
+	leastTrains = 3                      // ... are sent over each path unless they take
+	slowTime    = 100 * time.Millisecond // so long
+)
+
+// Time bounds of a round.
+const (
+	gatherTime = 30 * time.Millisecond // until then paths that open slowly are waited for, if two others are ready,
+	gatherMost = 70 * time.Millisecond // and so much longer if only one is
+	slowPath   = 3 * time.Millisecond  // a path whose round trips take longer is measured alone: no load of this machine's shows there
+	slowerPath = 20 * time.Millisecond // or even so long that one look is enough
+	probeTime  = time.Second           // for opening a path that nobody named, and so much again for measuring it
+	busyPause  = 20 * time.Millisecond // before a peer that serves others is asked again, doubled each time
+	probeLinks = 8                     // paths opened at a time
+)
+
+// A lane is one path while it is measured, over a link of its own, through the same handshake and the same Send and Recv as the data.
+type lane struct {
+	path selector.Path
+	peer wire.Setup // what the peer said of itself, if it did
+	slow bool
+
+	ask   func(op wire.ProbeOp, n, back int) (time.Duration, error)
+	close func()
+
+	pings, turns []time.Duration
+	perByte      float64 // of the best train; +Inf: none was sent yet
+	trained      int     // trains sent
+	next         int     // length of the next
+	around       bool    // the long one was sent
+	spent        time.Duration
+	err          error
+}
+
+// probed is the outcome for one path.
+type probed struct {
+	path selector.Path
+	m    selector.Measurement
+	peer wire.Setup
+}
+
+// probe measures paths to one process, those together that can be. It calls tell, in its own goroutine, with the outcomes as they come: a path
+// that takes long to fail, or is slow, keeps nobody waiting for the others.
+func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []selector.Path, within func(selector.Path) time.Duration, tell func([]probed)) {
+	ready, alone := make(chan *lane, len(paths)), make(chan *lane, len(paths))
+	limit := make(chan struct{}, probeLinks)
+	for _, path := range paths {
+		go func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			ready <- e.openLane(ctx, proc, path, within(path))
+		}()
+	}
+	var together []*lane
+	opening, running := len(paths), 0
+	take := func(l *lane) {
+		switch {
+		case l.err != nil:
+			tell([]probed{l.outcome(false)})
+		case l.slow:
+			running++
+			go func() {
+				measure([]*lane{l})
+				alone <- l
+			}()
+		default:
+			together = append(together, l)
+		}
+	}
+	gather := time.NewTimer(gatherTime)
+	defer gather.Stop()
+	for late := 0; opening > 0 && (late == 0 || len(together) < max(3-late, 1)); {
+		select {
+		case l := <-ready:
+			opening--
+			take(l)
+		case <-gather.C:
+			late++
+			gather.Reset(gatherMost)
+		}
+	}
+	for len(together) > 0 || opening+running > 0 {
+		if len(together) > 0 {
+			measure(together)
+			list := make([]probed, 0, len(together))
+			for _, l := range together {
+				list = append(list, l.outcome(len(together) > 1))
+			}
+			together = nil
+			tell(list)
+			continue
+		}
+		select {
+		case l := <-ready: // too late to be compared ping by ping
+			opening--
+			take(l)
+		case l := <-alone:
+			running--
+			tell([]probed{l.outcome(false)})
+		}
+	}
+}
+
+// openLane makes a link to be measured, and sends a first ping over it.
+func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path selector.Path, within time.Duration) *lane {
+	l := &lane{path: path, perByte: math.Inf(1), next: probePiece}
+	open, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	q := request{kind: wire.KindProbe, psk: e.psk, key: len(e.cfg.ClusterKey) > 0}
+	link, peer, _, err := e.openTo(open, proc, path, q)
+	var r *session.RefusedError
+	for pause := busyPause; errors.As(err, &r) && r.Status == wire.StatusBusy && open.Err() == nil; pause *= 2 {
+		// That many others are just being served says nothing about the path.
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+			link, peer, _, err = e.openTo(open, proc, path, q)
+		case <-open.Done():
+		}
+		t.Stop()
+	}
+	l.peer, l.err = peer, err
+	if err != nil {
+		return l
+	}
+	l.ask = func(op wire.ProbeOp, n, back int) (time.Duration, error) { return ask(link, op, n, back) }
+	ctx, cancel = context.WithTimeout(ctx, probeTime)
+	done := guard(ctx, link)
+	l.close = func() {
+		done()
+		cancel()
+		link.Close()
+	}
+	for l.slow = true; l.slow && l.err == nil && len(l.pings) < firstPings; {
+		d := l.ping()
+		l.spent += d
+		l.pings = append(l.pings, d)
+		l.slow = d > slowPath
+		if d > slowerPath {
+			break
+		}
+	}
+	if l.err != nil {
+		l.close()
+		return l
+	}
+	if l.turns = slices.Clone(l.pings); !l.slow {
+		l.pings, l.turns, l.spent = nil, nil, 0 // the link was new, or the machine was busy for a moment
+	}
+	return l
+}
+
+// ping returns how long a round trip took, unless it failed.
+func (l *lane) ping() time.Duration {
+	d, err := l.ask(wire.ProbeEcho, probePing, probePing)
+	if err != nil {
+		l.err = err
+	}
+	return max(d, 1) // 0 would be unknown
+}
+
+// measure measures lanes in turns, and closes them.
+func measure(lanes []*lane) {
+	inTurns(lanes, func(l *lane, elapsed time.Duration) bool {
+		switch {
+		case len(l.turns) == probeTurns, len(l.turns) >= leastTurns && elapsed > pingsTime:
+			return false
+		case len(l.pings) >= leastPings && l.spent > pingsMost:
+			return false
+		}
+		l.turn()
+		return true
+	})
+	for _, l := range lanes {
+		l.spent = 0
+	}
+	inTurns(lanes, func(l *lane, elapsed time.Duration) bool {
+		if l.trained > 0 && (l.trained >= probeTrains || elapsed > trainsTime) && (l.trained >= leastTrains || l.spent > slowTime) {
+			return false
+		}
+		l.train()
+		return true
+	})
+	for _, l := range lanes {
+		l.close()
+	}
+	quiet(lanes)
+}
+
+// inTurns calls visit for one lane after the other, those that have failed left out, until it has reported false for each of them. Who was
+// first in one turn is last in the next. elapsed is how long that has been going on.
+func inTurns(lanes []*lane, visit func(l *lane, elapsed time.Duration) bool) {
+	start := time.Now()
+	order := slices.Clone(lanes)
+	for again := true; again; slices.Reverse(order) {
+		again = false
+		elapsed := time.Since(start) // the same for all: they stay in step
+		for _, l := range order {
+			if l.err == nil && visit(l, elapsed) {
+				again = true
+			}
+		}
+	}
+}
+
+// turn sends some pings. Over a slow path it is one, and there is no peer to be woken that would show.
+func (l *lane) turn() {
+	first := l.ping()
+	l.spent += first
+	if l.slow {
+		l.pings = append(l.pings, first)
+		l.turns = append(l.turns, first)
+		return
+	}
+	var list [turnPings]time.Duration
+	for i := range list {
+		if l.err != nil {
+			return
+		}
+		list[i] = l.ping()
+		l.spent += list[i]
+	}
+	l.pings = append(l.pings, list[:]...)
+	l.turns = append(l.turns, slices.Min(list[:]))
+}
+
+// train sends a train. The best of them counts: late ones, of a machine that is busy for a moment, must not decide what a byte costs, nor must
+// those that wait for memory.
+func (l *lane) train() {
+	n := l.next
+	d, err := l.ask(wire.ProbeTrain, n, 0)
+	if err != nil {
+		l.err = err
+		return
+	}
+	l.trained++
+	l.spent += d
+	least := slices.Min(l.pings)
+	l.perByte = min(l.perByte, float64(max(d-least, d/4))/float64(n))
+	switch {
+	case !l.around && l.perByte*longTrain < float64(longTime):
+		l.next, l.around = longTrain, true
+	case d < trainsTime/10 || l.around:
+		l.next = min(2*n, probeTrain)
+	}
+}
+
+// quiet leaves of the turns of lanes that were measured together those in which all of them took the least.
+func quiet(lanes []*lane) {
+	var ok []*lane
+	for _, l := range lanes {
+		if l.err == nil {
+			ok = append(ok, l)
+		}
+	}
+	if len(ok) == 0 {
+		return
+	}
+	type turn struct {
+		i    int
+		took time.Duration
+	}
+	list := make([]turn, len(ok[0].turns))
+	for i := range list {
+		list[i].i = i
+		for _, l := range ok {
+			list[i].took += l.turns[min(i, len(l.turns)-1)]
+		}
+	}
+	slices.SortFunc(list, func(a, b turn) int { return cmp.Compare(a.took, b.took) })
+	list = list[:min(len(list), max(len(list)/quietTurns, leastTurns))]
+	for _, l := range ok {
+		turns := make([]time.Duration, len(list))
+		for i, t := range list {
+			turns[i] = l.turns[min(t.i, len(l.turns)-1)]
+		}
+		l.turns = turns
+	}
+}
+
+// outcome sums up what was measured. Together: along with others, in the same turns.
+func (l *lane) outcome(together bool) probed {
+	m := selector.Measurement{At: time.Now()}
+	if l.err != nil {
+		m.Class, m.Reason = substrate.ClassOf(l.err), l.err.Error()
+		return probed{l.path, m, l.peer}
+	}
+	slices.Sort(l.pings)
+	m.RTTMin, m.RTTP99 = l.pings[0], l.pings[len(l.pings)*99/100]
+	rtt := medianOf(l.turns)
+	off := make([]time.Duration, len(l.turns))
+	for i, d := range l.turns {
+		off[i] = (d - rtt).Abs()
+	}
+	// The mean deviation of a normal variable is 1.2 times the median deviation.
+	m.Cost = substrate.Cost{RTT: rtt, Jitter: medianOf(off) * 6 / 5, Samples: len(l.pings), PerByte: l.perByte, Source: substrate.SourceProbe}
+	if together {
+		m.Turns = l.turns
+	}
+	return probed{l.path, m, l.peer}
+}
+
+func medianOf(list []time.Duration) time.Duration {
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return list[len(list)/2]
+}

@@ -1,0 +1,195 @@
+package endpoint
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/selector"
+	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/substrate/fault"
+	"github.com/sockemu/sockemu/wire"
+)
+
+// fakeLane is a path whose round trips, in a bubble's time, take rtt and what load adds, and whose trains take perByte ns a byte more, and load.
+func fakeLane(rtt time.Duration, perByte float64, load func(n int) time.Duration) *lane {
+	l := &lane{perByte: math.Inf(1), next: probePiece, close: func() {}, slow: rtt > slowPath}
+	l.ask = func(_ wire.ProbeOp, n, _ int) (time.Duration, error) {
+		d := rtt + time.Duration(float64(n)*perByte) + load(n)
+		time.Sleep(d)
+		return d, nil
+	}
+	return l
+}
+
+func noLoad(int) time.Duration { return 0 }
+
+// TestTrains: neither memory that is touched for the first time, nor a moment in which the machine is busy, nor a slow path makes the
+// measurement wrong or long.
+func TestTrains(t *testing.T) {
+	train := func(rtt time.Duration, perByte float64, load func(n int) time.Duration) (l *lane, took time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			l = fakeLane(rtt, perByte, load)
+			start := time.Now()
+			measure([]*lane{l})
+			took = time.Since(start)
+		})
+		return l, took
+	}
+	const rtt = 100 * time.Microsecond
+	l, _ := train(rtt, .2, noLoad)
+	require.InEpsilon(t, .2, l.perByte, .05)
+	require.Equal(t, probeTrains, l.trained)
+
+	touched := 0
+	l, _ = train(10*time.Microsecond, .1, func(n int) time.Duration { // a ring of 2 MiB, whose pages cost four times as much
+		if n <= probePing || touched > 2<<20 {
+			return 0
+		}
+		touched += n
+		return time.Duration(float64(n) * .4)
+	})
+	require.InEpsilon(t, .1, l.perByte, .05)
+
+	n := 0
+	l, took := train(10*time.Microsecond, .1, func(int) time.Duration { // every other time slice is somebody else's
+		if n++; n%2 == 0 {
+			return 4 * time.Millisecond
+		}
+		return 0
+	})
+	require.InEpsilon(t, .1, l.perByte, .05)
+	require.Less(t, took, 80*time.Millisecond)
+
+	l, took = train(rtt, 8000, noLoad) // 1 Mb/s
+	require.InEpsilon(t, 8000, l.perByte, .01)
+	require.Equal(t, 1, l.trained)
+	require.Less(t, took, time.Second)
+
+	l, took = train(200*time.Millisecond, 50, noLoad)
+	require.NoError(t, l.err)
+	require.Less(t, took, probeTime)
+	require.GreaterOrEqual(t, len(l.pings), 2)
+}
+
+// TestTurns: what hits both paths cancels, how ever the hits fall, and the whole is over in time.
+func TestTurns(t *testing.T) {
+	for name, load := range map[string]func(rng *rand.Rand) func(int) time.Duration{
+		"none": func(*rand.Rand) func(int) time.Duration { return noLoad },
+		"time slices of others": func(rng *rand.Rand) func(int) time.Duration {
+			return func(int) time.Duration {
+				if rng.Float64() < .25 {
+					return 4 * time.Millisecond
+				}
+				return 0
+			}
+		},
+		"a dialogue in between": func(*rand.Rand) func(int) time.Duration {
+			return func(int) time.Duration { return 10 * time.Microsecond }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for seed := range uint64(20) {
+					load := load(rand.New(rand.NewPCG(seed, 1)))
+					a, b := fakeLane(10*time.Microsecond, .1, load), fakeLane(5*time.Microsecond, .1, load)
+					start := time.Now()
+					measure([]*lane{a, b})
+					require.Less(t, time.Since(start), 150*time.Millisecond)
+					ma, mb := a.outcome(true).m, b.outcome(true).m
+					require.True(t, ma.OK() && mb.OK())
+					require.Len(t, mb.Turns, len(ma.Turns))
+					require.GreaterOrEqual(t, len(ma.Turns), leastTurns)
+					require.Equal(t, 5*time.Microsecond, ma.Cost.RTT-mb.Cost.RTT)
+				}
+			})
+		})
+	}
+}
+
+// TestTurnsAfterFailure: a path that breaks while it is measured with others leaves them theirs.
+func TestTurnsAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := fakeLane(10*time.Microsecond, .1, noLoad), fakeLane(5*time.Microsecond, .1, noLoad)
+		good, n := b.ask, 0
+		broken := &substrate.Error{Op: "recv", Class: substrate.PathDown, Err: errors.New("gone")}
+		b.ask = func(op wire.ProbeOp, size, back int) (time.Duration, error) {
+			if n++; n > 20 {
+				return 0, broken
+			}
+			return good(op, size, back)
+		}
+		measure([]*lane{a, b})
+		ma, mb := a.outcome(true).m, b.outcome(true).m
+		require.True(t, ma.OK())
+		require.InDelta(t, 10*time.Microsecond, ma.Cost.RTT, 100)
+		require.Equal(t, substrate.PathDown, mb.Class)
+		require.Contains(t, mb.Reason, "gone")
+	})
+}
+
+// TestSilentPathKeepsNobodyWaiting: of three networks one swallows everything. The connection is on the fastest at once all the same.
+func TestSilentPathKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base, fast, silent := fault.New(fault.Config{Name: "base"}), fault.New(fault.Config{Name: "fast"}), fault.New(fault.Config{Name: "silent"})
+		base.All().Shape(fault.Both, fault.Shape{Delay: time.Millisecond})
+		fast.All().Shape(fault.Both, fault.Shape{Delay: 100 * time.Microsecond})
+		silent.All().Shape(fault.Both, fault.Shape{Delay: time.Hour})
+		mk := func(host string) *Endpoint {
+			return New(Config{
+				Substrate: base.Host(host), NoSharing: true, NoWatch: true,
+				Others: []Other{{Substrate: silent.Host(host), Listen: host + ":0"}, {Substrate: fast.Host(host), Listen: host + ":0"}},
+			})
+		}
+		ea, eb := mk("a"), mk("b")
+		t.Cleanup(func() {
+			for _, c := range []interface{ Close() error }{ea, eb} {
+				c.Close()
+			}
+			base.Close()
+			fast.Close()
+			silent.Close()
+		})
+		_, err := eb.Listen(t.Context(), "b:1", Plain{})
+		require.NoError(t, err)
+		s, err := ea.Dial(t.Context(), "b:1", 0)
+		require.NoError(t, err)
+		start := time.Now()
+		for on(s) != "fast" {
+			require.Less(t, time.Since(start), 200*time.Millisecond)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(2 * probeTime)
+		w, ok := ea.Why(s)
+		require.True(t, ok)
+		for _, c := range w.Report.Candidates {
+			require.Equal(t, c.Substrate != "silent", c.OK, "%s: %s", c.Path, c.Reason)
+		}
+	})
+}
+
+// TestLongWay: a path whose round trips take a fifth of a second can be measured.
+func TestLongWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := fault.New(fault.Config{Name: "base"})
+		ea, eb := New(Config{Substrate: base.Host("a"), NoSharing: true, NoWatch: true}), New(Config{Substrate: base.Host("b"), NoSharing: true, NoWatch: true})
+		t.Cleanup(func() {
+			ea.Close()
+			eb.Close()
+			base.Close()
+		})
+		_, err := eb.Listen(t.Context(), "b:1", Plain{})
+		require.NoError(t, err)
+		base.All().Shape(fault.Both, fault.Shape{Delay: 100 * time.Millisecond})
+		p := ea.NewProber("b:1")
+		require.NoError(t, p.Probe(t.Context()))
+		r := p.Report(selector.StartWeights, nil)
+		require.True(t, r.Candidates[0].OK, r.Candidates[0].Reason)
+		require.InDelta(t, 200*time.Millisecond, time.Duration(r.Candidates[0].Cost.RTT), float64(time.Millisecond))
+	})
+}
