@@ -13,8 +13,7 @@ type box struct {
 	l    *lab
 	rtts map[Path]time.Duration
 	// load returns what is added to a round trip over p: common to a turn, or its own.
-	load  func(p Path, turn int) time.Duration
-	round uint64
+	load func(p Path, turn int) time.Duration
 }
 
 func newBox(t *testing.T, rtts map[Path]time.Duration) *box {
