@@ -34,7 +34,7 @@ type PathCurve struct {
 // memory of connections: hysteresis is theirs (Binding.History). curve are the message sizes to evaluate; nil for Buckets.
 func (t *Table) Report(now time.Time, policy Policy, w Weights, curve []int) Report {
 	cs := t.Candidates(now, w, policy)
-	r := Report{Peer: t.peer, Policy: policy.String(), Mean: w.Mean(), Candidates: cs, Best: Envelope(cs), Choice: choose(cs, policy, t.cfg.Base)}
+	r := Report{Peer: t.peer, Policy: policy.String(), Mean: w.Mean(), Candidates: cs, Best: Envelope(cs), Choice: choose(cs, w, policy, t.cfg.Base)}
 	if r.Best == nil {
 		r.Best = []Stretch{} // scripts expect a list
 	}
@@ -52,7 +52,7 @@ func (t *Table) Report(now time.Time, policy Policy, w Weights, curve []int) Rep
 }
 
 // choose picks the best candidate, or the base path if none was measured and the policy allows it.
-func choose(cs []Candidate, policy Policy, base string) Choice {
+func choose(cs []Candidate, w Weights, policy Policy, base string) Choice {
 	if len(cs) > 0 && cs[0].OK {
 		best := Choice{Path: cs[0].Path, Why: "the only path that works"}
 		switch {
@@ -62,6 +62,10 @@ func choose(cs []Candidate, policy Policy, base string) Choice {
 			best.Why = "preferred (policy " + policy.String() + ")"
 		case len(cs) > 1 && cs[1].OK:
 			best.Why = fmt.Sprintf("%.1fx faster than %s (score %s to %s)", cs[1].score/cs[0].score, cs[1].Substrate, cs[0].Score, cs[1].Score)
+			if gain, sigma := compare(&cs[1], &cs[0], w); gain <= sigmas*sigma {
+				best.Why = fmt.Sprintf("about as fast as %s, the difference may be noise (score %s to %s; gain %s, noise %s)",
+					cs[1].Substrate, cs[0].Score, cs[1].Score, Micros(gain), Micros(sigma))
+			}
 		}
 		return best
 	}

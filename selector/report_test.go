@@ -130,3 +130,17 @@ func TestNames(t *testing.T) {
 	}
 	require.Equal(t, []string{"pinned", "fail", "tier 9", "cause 99"}, []string{Pinned.String(), Fail.String(), Tier(9).String(), Cause(99).String()})
 }
+
+// A difference that may be chance is not said to be one.
+func TestReportDoubts(t *testing.T) {
+	l := newLab(t, offer(tcp, shm)...)
+	l.fixed(tcp, cost(24*time.Microsecond, .40))
+	l.fixed(shm, cost(23*time.Microsecond, .39))
+	l.probe()
+	why := l.table.Report(l.now, Policy{}, StartWeights, nil).Choice.Why
+	require.Regexp(t, `^about as fast as tcp, the difference may be noise \(score .* us to .* us; gain .* us, noise .* us\)$`, why)
+	l.fixed(shm, shmCost)
+	l.now = l.now.Add(time.Minute)
+	l.probe()
+	require.Contains(t, l.table.Report(l.now, Policy{}, StartWeights, nil).Choice.Why, "x faster than tcp")
+}

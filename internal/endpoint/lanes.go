@@ -61,6 +61,7 @@ type lane struct {
 
 	ask   func(op wire.ProbeOp, n, back int) (time.Duration, error)
 	close func()
+	renew func() // begins the time for measuring anew
 
 	pings, turns []time.Duration
 	perByte      float64 // of the best train; +Inf: none was sent yet
@@ -163,11 +164,18 @@ func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path select
 		return l
 	}
 	l.ask = func(op wire.ProbeOp, n, back int) (time.Duration, error) { return ask(link, op, n, back) }
-	ctx, cancel = context.WithTimeout(ctx, probeTime)
-	done := guard(ctx, link)
+	var stop func()
+	l.renew = func() {
+		if stop != nil {
+			stop()
+		}
+		ctx, cancel := context.WithTimeout(ctx, probeTime)
+		done := guard(ctx, link)
+		stop = func() { done(); cancel() }
+	}
+	l.renew()
 	l.close = func() {
-		done()
-		cancel()
+		stop()
 		link.Close()
 	}
 	for l.slow = true; l.slow && l.err == nil && len(l.pings) < firstPings; {
@@ -235,8 +243,17 @@ func inTurns(lanes []*lane, visit func(l *lane, elapsed time.Duration) bool) {
 		again = false
 		elapsed := time.Since(start) // the same for all: they stay in step
 		for _, l := range order {
-			if l.err == nil && visit(l, elapsed) {
-				again = true
+			if l.err != nil {
+				continue
+			}
+			before := time.Now()
+			again = visit(l, elapsed) || again
+			if time.Since(before) > pingsMost { // none of the others' fault
+				for _, o := range order {
+					if o != l && o.err == nil {
+						o.renew()
+					}
+				}
 			}
 		}
 	}

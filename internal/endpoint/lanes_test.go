@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -18,7 +19,7 @@ import (
 
 // fakeLane is a path whose round trips, in a bubble's time, take rtt and what load adds, and whose trains take perByte ns a byte more, and load.
 func fakeLane(rtt time.Duration, perByte float64, load func(n int) time.Duration) *lane {
-	l := &lane{perByte: math.Inf(1), next: probePiece, close: func() {}, slow: rtt > slowPath}
+	l := &lane{perByte: math.Inf(1), next: probePiece, close: func() {}, renew: func() {}, slow: rtt > slowPath}
 	l.ask = func(_ wire.ProbeOp, n, _ int) (time.Duration, error) {
 		d := rtt + time.Duration(float64(n)*perByte) + load(n)
 		time.Sleep(d)
@@ -130,6 +131,35 @@ func TestTurnsAfterFailure(t *testing.T) {
 		require.InDelta(t, 10*time.Microsecond, ma.Cost.RTT, 100)
 		require.Equal(t, substrate.PathDown, mb.Class)
 		require.Contains(t, mb.Reason, "gone")
+	})
+}
+
+// TestTurnsWithSilence: a path that falls silent while it is measured with others takes none of their time.
+func TestTurnsWithSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bounded := func(l *lane) *lane { // by probeTime, as links are
+			good, end := l.ask, time.Time{}
+			l.renew = func() { end = time.Now().Add(probeTime) }
+			l.renew()
+			l.ask = func(op wire.ProbeOp, size, back int) (time.Duration, error) {
+				d, err := good(op, size, back)
+				if !time.Now().Before(end) {
+					err = context.DeadlineExceeded
+				}
+				return d, err
+			}
+			return l
+		}
+		n := 0
+		a, b := bounded(fakeLane(10*time.Microsecond, .1, noLoad)), bounded(fakeLane(5*time.Microsecond, .1, func(int) time.Duration {
+			if n++; n == 20 {
+				return probeTime
+			}
+			return 0
+		}))
+		measure([]*lane{a, b})
+		require.True(t, a.outcome(true).m.OK(), a.err)
+		require.ErrorIs(t, b.err, context.DeadlineExceeded)
 	})
 }
 
