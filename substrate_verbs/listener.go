@@ -61,15 +61,14 @@ func (l *listener) loop() {
 		}
 		conn, err := l.sock.Accept()
 		if err != nil {
-			<-l.pending
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			select {
 			case l.errs <- newError("accept", "", substrate.PathSuspect, substrate.Cause(err)):
 			case <-l.done:
-				return
 			}
+			<-l.pending
 			continue
 		}
 		l.work.Go(func() {

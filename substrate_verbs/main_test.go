@@ -21,6 +21,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds waiting for what must happen.
 const patience = 20 * time.Second
 
+// await receives from c.
+func await[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatal("nothing happened")
+	}
+	return v
+}
+
 // newTest makes a Substrate that is closed with the test. Where o.Death says nothing else, a busy machine isn't taken for a dead peer.
 func newTest(t testing.TB, o Options) *Substrate {
 	if o.Death == 0 {

@@ -178,15 +178,6 @@ func TestIdle(t *testing.T) {
 	require.Equal(t, 4, f.Made())
 }
 
-func await(t testing.TB, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(patience):
-		t.Fatal("nothing happened")
-	}
-}
-
 // TestProcessDies: the kernel closes the TCP connection of a process that was killed; its peers' links break at once.
 func TestProcessDies(t *testing.T) {
 	a, b, _ := two(t, Options{Death: time.Hour})
