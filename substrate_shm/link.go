@@ -138,12 +138,15 @@ func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 // pace sees to how much of the ring is used, and returns how much is put before the peer can see it: on the same processor it can't
 // look meanwhile anyway.
 func (l *link) pace() (step int) {
-	if cpu := l.ours.cpu.Load(); cpu != 0 && cpu == l.theirs.cpu.Load() {
-		l.out.reach = min(snug, uint64(len(l.out.buf)))
-		return piece
-	}
 	l.out.reach = uint64(len(l.out.buf))
-	return glance
+	cpu := l.ours.cpu.Load()
+	if cpu != l.theirs.cpu.Load() {
+		return glance
+	}
+	if cpu != 0 {
+		l.out.reach = min(snug, l.out.reach)
+	}
+	return piece
 }
 
 // publish shows the peer the last bytes that were put.
