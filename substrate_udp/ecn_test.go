@@ -109,7 +109,7 @@ func TestBadPaths(t *testing.T) {
 		{"changed", becomes(netem.ECT1), func(s Stats) uint64 { return s.ECNMangled }, .9},
 		{"all marked", becomes(netem.CE), func(s Stats) uint64 { return s.ECNMangled }, .5},
 		{"everything marked", func(netem.ECN) netem.ECN { return netem.CE }, func(s Stats) uint64 { return s.ECNFalse + s.ECNMangled }, .5},
-		{"dropped", becomes(vanishes), func(s Stats) uint64 { return s.ECNLost }, .1},
+		{"dropped", becomes(vanishes), func(s Stats) uint64 { return s.ECNLost }, .08}, // the first packets are lost, and slow start ends early
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tr := tr
