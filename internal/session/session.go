@@ -72,7 +72,7 @@ type Session struct {
 	sizes    selector.Sizes
 	streak   int           // Writes since the last Read; guarded by wr
 	gotThen  uint64        // got at the last Write; guarded by wr
-	wroteAt  time.Time     // guarded by wr
+	wroteAt  time.Duration // since epoch; guarded by wr
 	pumpFunc func()        // pump, as a value that needn't be made for every start
 	next     atomic.Uint64 // the next byte to send on the current link; written under tx
 	vec      [1][]byte     // guarded by tx

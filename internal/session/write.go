@@ -64,7 +64,7 @@ func (s *Session) Write(p []byte) (int, error) {
 		n += m
 	}
 	if s.timed() {
-		s.wroteAt = time.Now() // the pause begins now: such a link may take longer for a small Send than a pause may last
+		s.wroteAt = time.Since(epoch) // the pause begins now: such a link may take longer for a small Send than a pause may last
 	}
 	s.wr.unlock()
 	return n, err
@@ -178,6 +178,9 @@ func (s *Session) sendFailed(b *binding, err error) {
 	}
 }
 
+// epoch is where wroteAt counts from: one clock is read then, where time.Now reads two.
+var epoch = time.Now()
+
 // bursting reports whether this Write is one of many in quick succession. The caller holds wr.
 func (s *Session) bursting() bool {
 	if got := s.got.Load(); got != s.gotThen { // the application has read: a dialogue
@@ -186,12 +189,12 @@ func (s *Session) bursting() bool {
 	}
 	if s.streak < corkAfter {
 		if s.streak++; s.streak == corkAfter {
-			s.wroteAt = time.Now()
+			s.wroteAt = time.Since(epoch)
 		}
 		return false
 	}
-	now := time.Now()
-	gap := now.Sub(s.wroteAt)
+	now := time.Since(epoch)
+	gap := now - s.wroteAt
 	s.wroteAt = now
 	if gap > corkGap {
 		s.streak = 0
