@@ -156,7 +156,9 @@ func TestChoiceUnderLoad(t *testing.T) {
 			})
 		}
 	}
-	require.Less(t, 2*late, all, "not on shared memory in time")
+	if !raced {
+		require.Less(t, 2*late, all, "not on shared memory in time")
+	}
 }
 
 // loops runs busy loops until the test is over.

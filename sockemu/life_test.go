@@ -90,8 +90,9 @@ func TestCloseDuringOutage(t *testing.T) {
 				}
 				roundTrip(t, from, to, "hello")
 				want := random(1, 3<<20)
-				r.relay.Outage(200 * time.Millisecond)
+				r.relay.Outage(patience)
 				down(t, c, s)
+				time.AfterFunc(100*time.Millisecond, func() { r.relay.Refuse(0) })
 				var g errgroup.Group
 				g.Go(func() error {
 					if _, err := from.Write(want); err != nil {

@@ -122,133 +122,135 @@ func TestNoTrain(t *testing.T) {
 
 // TestRow gives two links the same packets, one each by itself, the other joined as the kernel joins them, with all that may be wrong with
 // them: they end alike.
-func TestRow(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		const id = 7
-		payload := rapid.IntRange(1, 3000).Draw(t, "payload")
-		segment := payload + trainHead
-		count := rapid.IntRange(2, 40).Draw(t, "packets")
-		stream := simStream(1, 1, count*payload)
-		alone, joined := new(link), new(link)
-		nowhere := &memory{rng: rand.New(rand.NewPCG(1, 1)), dark: true}
-		limit := uint64(rapid.IntRange(1, count*payload).Draw(t, "window") + rapid.IntRange(0, 1).Draw(t, "all")*count*payload)
-		posted := rapid.IntRange(0, count*payload).Draw(t, "posted")
-		same := rapid.IntRange(0, 9).Draw(t, "host") > 0
-		for _, l := range []*link{alone, joined} {
-			l.sub = New(Options{})
-			l.sock = &socket{sub: l.sub, tr: &port{net: nowhere}, links: map[uint64]*link{id: l}}
-			l.id, l.peer, l.state, l.remote = id, 9, open, mustAddr("10.0.0.1:9")
-			l.sameHost, l.window, l.advertised, l.cc, l.threshold = same, 1<<20, limit, NewCubic(1000), minThreshold
-			l.posted = make([]byte, posted)
+func TestRow(t *testing.T) { rapid.Check(t, row) }
+
+func row(t *rapid.T) {
+	const id = 7
+	payload := rapid.IntRange(1, 3000).Draw(t, "payload")
+	segment := payload + trainHead
+	count := rapid.IntRange(2, 40).Draw(t, "packets")
+	stream := simStream(1, 1, count*payload)
+	alone, joined := new(link), new(link)
+	nowhere := &memory{rng: rand.New(rand.NewPCG(1, 1)), dark: true}
+	limit := uint64(rapid.IntRange(1, count*payload).Draw(t, "window") + rapid.IntRange(0, 1).Draw(t, "all")*count*payload)
+	posted := rapid.IntRange(0, count*payload).Draw(t, "posted")
+	same := rapid.IntRange(0, 9).Draw(t, "host") > 0
+	for _, l := range []*link{alone, joined} {
+		l.sub = New(Options{})
+		l.sock = &socket{sub: l.sub, tr: &port{net: nowhere}, links: map[uint64]*link{id: l}}
+		l.id, l.peer, l.state, l.remote = id, 9, open, mustAddr("10.0.0.1:9")
+		l.sameHost, l.window, l.advertised, l.cc, l.threshold = same, 1<<20, limit, NewCubic(1000), minThreshold
+		l.posted = make([]byte, posted)
+		l.timer.t = time.AfterFunc(time.Hour, func() {}) // of what is done later nothing happens here
+		defer l.timer.t.Stop()
+	}
+	var run []byte // what arrives in one
+	ecn := byte(rapid.IntRange(0, 3).Draw(t, "codepoint"))
+	from := alone.remote
+	if rapid.IntRange(0, 9).Draw(t, "elsewhere") == 0 {
+		from = mustAddr("10.0.0.1:10")
+	}
+	mem := newBlock()
+	defer mem.drop()
+	give := func() {
+		if len(run) == 0 {
+			return
 		}
-		var run []byte // what arrives in one
-		ecn := byte(rapid.IntRange(0, 3).Draw(t, "codepoint"))
-		from := alone.remote
-		if rapid.IntRange(0, 9).Draw(t, "elsewhere") == 0 {
-			from = mustAddr("10.0.0.1:10")
-		}
-		mem := newBlock()
-		defer mem.drop()
-		give := func() {
-			if len(run) == 0 {
-				return
-			}
-			n := copy(mem.buf[:], run)
-			joined.sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: n, Segment: segment, From: from, ECN: ecn}, mem, 5)
-			single := newBlock()
-			for b := run; len(b) > 0; b = b[min(len(b), segment):] {
-				n := copy(single.buf[:], b[:min(len(b), segment)])
-				alone.sock.datagrams(&sys.UDPMessage{Buf: single.buf[:], N: n, Segment: n, From: from, ECN: ecn}, single, 5)
-				if single.refs.Load() > 1 {
-					single.drop()
-					single = newBlock()
-				}
-			}
-			single.drop()
-			if mem.refs.Load() > 1 {
-				mem.drop()
-				mem = newBlock()
-			}
-			run = nil
-		}
-		for i := range count {
-			h := putHeader(nil, kindPacket, flagData, id)
-			h = binary.LittleEndian.AppendUint64(h, uint64(i))
-			h = binary.LittleEndian.AppendUint64(h, uint64(i*payload))
-			h[cpuAt] = 3
-			data := stream[i*payload : (i+1)*payload]
-			uncover(h)
-			change := rapid.IntRange(0, 30).Draw(t, "change")
-			switch change {
-			case 0:
-				h[coverAt] = 0 // a whole checksum
-			case 1:
-				h[1] |= flagAckNow
-			case 2:
-				binary.LittleEndian.PutUint64(h[headerLen:], uint64(rapid.IntRange(0, 60).Draw(t, "number")))
-			case 3:
-				binary.LittleEndian.PutUint64(h[packetLen:], uint64(rapid.IntRange(0, count).Draw(t, "offset")*payload))
-				data = data[:0]
-				at := int(binary.LittleEndian.Uint64(h[packetLen:]))
-				data = append(data, simStream(1, 1, at+payload)[at:]...)
-			case 4:
-				h[1] = byte(rapid.IntRange(0, 255).Draw(t, "flags")) &^ (flagChallenge | flagReset | flagAck) // those are answered with something random
-			case 5:
-				binary.LittleEndian.PutUint64(h[8:], 8)
-			case 6:
-				h[0] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-			}
-			p := append(slices.Clone(h), data...)
-			seal(p[:trainHead], [][]byte{p[trainHead:]})
-			if change == 7 {
-				p[rapid.IntRange(0, trainHead-1).Draw(t, "where")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-			}
-			if change == 8 && payload > 1 {
-				p = p[:len(p)-1] // shorter: the last of a run
-				if h[coverAt] == 0 {
-					continue
-				}
-			}
-			if len(run)+len(p) > blockSize {
-				give()
-			}
-			run = append(run, p...)
-			if change == 8 || change == 9 {
-				give()
+		n := copy(mem.buf[:], run)
+		joined.sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: n, Segment: segment, From: from, ECN: ecn}, mem, 5)
+		single := newBlock()
+		for b := run; len(b) > 0; b = b[min(len(b), segment):] {
+			n := copy(single.buf[:], b[:min(len(b), segment)])
+			alone.sock.datagrams(&sys.UDPMessage{Buf: single.buf[:], N: n, Segment: n, From: from, ECN: ecn}, single, 5)
+			if single.refs.Load() > 1 {
+				single.drop()
+				single = newBlock()
 			}
 		}
-		give()
-		for _, l := range []*link{alone, joined} {
-			l.lastHead, l.shorts = 0, 0 // guesses
+		single.drop()
+		if mem.refs.Load() > 1 {
+			mem.drop()
+			mem = newBlock()
 		}
-		require.Equal(t, alone.got, joined.got)
-		require.Equal(t, alone.next, joined.next)
-		require.Equal(t, alone.taken, joined.taken)
-		require.Equal(t, alone.placed, joined.placed)
-		require.Equal(t, alone.posted, joined.posted)
-		require.Equal(t, [...]any{alone.unacked, alone.unackedBytes, alone.batch, alone.fresh, alone.ackNow, alone.askAt, alone.receivedAt},
-			[...]any{joined.unacked, joined.unackedBytes, joined.batch, joined.fresh, joined.ackNow, joined.askAt, joined.receivedAt})
-		require.Equal(t, alone.ecn.seen, joined.ecn.seen)
-		require.Equal(t, alone.bare, joined.bare)
-		require.Equal(t, alone.peerCPU.Load(), joined.peerCPU.Load())
-		require.Equal(t, alone.finSeen, joined.finSeen)
-		require.Equal(t, alone.sub.Stats(), joined.sub.Stats())
-		rest := func(l *link) (all []byte) {
-			for p := make([]byte, 1000); ; {
-				n := l.receiver.take(p)
-				if n == 0 {
-					return all
-				}
-				all = append(all, p[:n]...)
+		run = nil
+	}
+	for i := range count {
+		h := putHeader(nil, kindPacket, flagData, id)
+		h = binary.LittleEndian.AppendUint64(h, uint64(i))
+		h = binary.LittleEndian.AppendUint64(h, uint64(i*payload))
+		h[cpuAt] = 3
+		data := stream[i*payload : (i+1)*payload]
+		uncover(h)
+		change := rapid.IntRange(0, 30).Draw(t, "change")
+		switch change {
+		case 0:
+			h[coverAt] = 0 // a whole checksum
+		case 1:
+			h[1] |= flagAckNow
+		case 2:
+			binary.LittleEndian.PutUint64(h[headerLen:], uint64(rapid.IntRange(0, 60).Draw(t, "number")))
+		case 3:
+			binary.LittleEndian.PutUint64(h[packetLen:], uint64(rapid.IntRange(0, count).Draw(t, "offset")*payload))
+			data = data[:0]
+			at := int(binary.LittleEndian.Uint64(h[packetLen:]))
+			data = append(data, simStream(1, 1, at+payload)[at:]...)
+		case 4:
+			h[1] = byte(rapid.IntRange(0, 255).Draw(t, "flags")) &^ (flagChallenge | flagReset | flagAck) // those are answered with something random
+		case 5:
+			binary.LittleEndian.PutUint64(h[8:], 8)
+		case 6:
+			h[0] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		}
+		p := append(slices.Clone(h), data...)
+		seal(p[:trainHead], [][]byte{p[trainHead:]})
+		if change == 7 {
+			p[rapid.IntRange(0, trainHead-1).Draw(t, "where")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		}
+		if change == 8 && payload > 1 {
+			p = p[:len(p)-1] // shorter: the last of a run
+			if h[coverAt] == 0 {
+				continue
 			}
 		}
-		got := rest(joined)
-		require.Equal(t, rest(alone), got)
-		for _, l := range []*link{alone, joined} {
-			l.dropReceived()
-			require.Zero(t, l.pinned)
+		if len(run)+len(p) > blockSize {
+			give()
 		}
-	})
+		run = append(run, p...)
+		if change == 8 || change == 9 {
+			give()
+		}
+	}
+	give()
+	for _, l := range []*link{alone, joined} {
+		l.lastHead, l.shorts = 0, 0 // guesses
+	}
+	require.Equal(t, alone.got, joined.got)
+	require.Equal(t, alone.next, joined.next)
+	require.Equal(t, alone.taken, joined.taken)
+	require.Equal(t, alone.placed, joined.placed)
+	require.Equal(t, alone.posted, joined.posted)
+	require.Equal(t, [...]any{alone.unacked, alone.unackedBytes, alone.batch, alone.fresh, alone.ackNow, alone.askAt, alone.receivedAt},
+		[...]any{joined.unacked, joined.unackedBytes, joined.batch, joined.fresh, joined.ackNow, joined.askAt, joined.receivedAt})
+	require.Equal(t, alone.ecn.seen, joined.ecn.seen)
+	require.Equal(t, alone.bare, joined.bare)
+	require.Equal(t, alone.peerCPU.Load(), joined.peerCPU.Load())
+	require.Equal(t, alone.finSeen, joined.finSeen)
+	require.Equal(t, alone.sub.Stats(), joined.sub.Stats())
+	rest := func(l *link) (all []byte) {
+		for p := make([]byte, 1000); ; {
+			n := l.receiver.take(p)
+			if n == 0 {
+				return all
+			}
+			all = append(all, p[:n]...)
+		}
+	}
+	got := rest(joined)
+	require.Equal(t, rest(alone), got)
+	for _, l := range []*link{alone, joined} {
+		l.dropReceived()
+		require.Zero(t, l.pinned)
+	}
 }
 
 // TestAskedOnce: a row of Sends asks for one acknowledgement at a time, but where a window holds it back, and a small rest doesn't wait for

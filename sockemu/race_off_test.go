@@ -1,0 +1,5 @@
+//go:build !race
+
+package sockemu_test
+
+const raced = false
