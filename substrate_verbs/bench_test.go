@@ -31,36 +31,9 @@ func pingPong(b *testing.B, where func(*testing.B) setting) {
 			require.NoError(b, err)
 			defer at.Close()
 			x, y := joinTo(b, newTest(b, Options{Fabric: s.a, Death: emulated}), at)
-			ended := make(chan error, 1)
-			turn := func(l *link, first bool, rounds int) error {
-				p := make([]byte, n)
-				bufs := [][]byte{p}
-				for range rounds {
-					if first {
-						if _, err := l.Send(0, bufs); err != nil {
-							return err
-						}
-					}
-					for got := 0; got < n; {
-						k, err := l.Recv(p[got:])
-						if err != nil {
-							return err
-						}
-						got += k
-					}
-					if !first {
-						if _, err := l.Send(0, bufs); err != nil {
-							return err
-						}
-					}
-				}
-				return nil
-			}
 			b.ReportAllocs()
 			b.ResetTimer()
-			go func() { ended <- turn(y, false, b.N) }()
-			require.NoError(b, turn(x, true, b.N))
-			require.NoError(b, <-ended)
+			require.NoError(b, dialogue(x, y, n, b.N))
 		})
 	}
 }

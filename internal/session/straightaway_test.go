@@ -108,7 +108,7 @@ func TestStraightaway(t *testing.T) {
 	for name, c := range map[string]struct {
 		do        func(s *Session, ch *fakeChannel)
 		wr, rd    error // of the next ones
-		waiting   error // of the Read that waits; nil: it goes on to
+		waiting   error // of the Read that waits; nil: it goes on waiting
 		keepsLink bool
 	}{
 		"Close":            {func(s *Session, _ *fakeChannel) { go s.Close() }, net.ErrClosed, net.ErrClosed, net.ErrClosed, true},
