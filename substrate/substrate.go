@@ -126,6 +126,21 @@ type Gatherer interface {
 	Gather() int
 }
 
+// A Mover is the part of a Link that moves bytes; see there.
+type Mover interface {
+	Send(off uint64, bufs [][]byte) (n int, err error)
+	Recv(p []byte) (n int, err error)
+}
+
+// A Sole is a Link that is told when nobody but its user keeps Send and Recv apart from Close.
+type Sole interface {
+	Link
+
+	// Sole returns the link's Send and Recv for a user who promises that Close is called after the last of them has returned: after
+	// Interrupt that is soon. They are those of the link, without what they do so that Close may come at any time.
+	Sole() Mover
+}
+
 // A Describer is a Substrate that can say more of its paths than their addresses.
 type Describer interface {
 	// Describe says in words by which device the path to an address leads that was dialled before, and how it is tuned; "" if it doesn't

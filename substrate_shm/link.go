@@ -62,7 +62,10 @@ type link struct {
 	taken   uint64
 }
 
-var _ substrate.Keeper = (*link)(nil)
+var (
+	_ substrate.Keeper = (*link)(nil)
+	_ substrate.Sole   = (*link)(nil)
+)
 
 // newLink makes a link of what the handshake brought. side is 0 for the end that dialled. On an error everything is freed.
 func newLink(s *Substrate, sock *net.UnixConn, mem *memory, event, peerEvent, me int, local, remote addr) (*link, error) {
@@ -86,9 +89,28 @@ func newLink(s *Substrate, sock *net.UnixConn, mem *memory, event, peerEvent, me
 	return l, nil
 }
 
-func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
+func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 	l.sending.Lock()
 	defer l.sending.Unlock()
+	return l.send(off, bufs)
+}
+
+func (l *link) Recv(p []byte) (int, error) {
+	l.receiving.Lock()
+	defer l.receiving.Unlock()
+	return l.recv(p)
+}
+
+// Sole returns Send and Recv without the locks that Close waits for.
+func (l *link) Sole() substrate.Mover { return sole{l} }
+
+type sole struct{ l *link }
+
+func (s sole) Send(off uint64, bufs [][]byte) (int, error) { return s.l.send(off, bufs) }
+
+func (s sole) Recv(p []byte) (int, error) { return s.l.recv(p) }
+
+func (l *link) send(_ uint64, bufs [][]byte) (n int, err error) {
 	if err := l.sendable(); err != nil {
 		return 0, err
 	}
@@ -175,9 +197,7 @@ func (l *link) sendable() error {
 // Release has nothing to give back: the bytes were copied.
 func (l *link) Release(uint64) {}
 
-func (l *link) Recv(p []byte) (int, error) {
-	l.receiving.Lock()
-	defer l.receiving.Unlock()
+func (l *link) recv(p []byte) (int, error) {
 	for {
 		ctl := l.ctl.Load()
 		if ctl != 0 {

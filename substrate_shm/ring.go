@@ -119,7 +119,7 @@ func (r *outRing) turn() {
 
 // show lets a peer that is awake see what was put.
 func (r *outRing) show() {
-	r.sent.Store(r.tail)
+	sys.StoreRelease(&r.sent, r.tail)
 	sys.Publishing()
 	r.shared.tail.Store(r.tail)
 	sys.Fence()

@@ -44,6 +44,9 @@ type cutter struct {
 func (c *cutter) Dial(ctx context.Context, a string) (substrate.Link, error) {
 	l, err := c.Substrate.Dial(ctx, a)
 	if err == nil {
+		if _, keeps := l.(substrate.Keeper); !keeps {
+			l = struct{ substrate.Link }{l} // it is closed at any moment: no session may take itself for the only one to do that
+		}
 		c.mu.Lock()
 		c.links[l] = struct{}{}
 		c.mu.Unlock()

@@ -72,7 +72,7 @@ func (s *Session) sendFrames(b *binding) error {
 	if total == 0 {
 		return nil
 	}
-	sent, err := b.link.Send(substrate.Unkept, bufs)
+	sent, err := b.mover.Send(substrate.Unkept, bufs)
 	if err != nil && sent < total {
 		// The link has a part of a frame: whoever sends next must send the rest first. What was taken may already be
 		// acknowledged and its memory in use again, so only the rest is looked at.
@@ -157,7 +157,7 @@ func (s *Session) frames(b *binding) error {
 	}()
 	fill := func(n int) error { // makes have at least n bytes long
 		for len(have) < n {
-			k, err := b.link.Recv(have[len(have):cap(have)])
+			k, err := b.mover.Recv(have[len(have):cap(have)])
 			have = have[:len(have)+k]
 			if k > 0 {
 				s.sign()
@@ -213,7 +213,7 @@ func (s *Session) frames(b *binding) error {
 					n -= k
 					k = 0
 				}
-				m, err := b.link.Recv(big.Buf[k:n])
+				m, err := b.mover.Recv(big.Buf[k:n])
 				if k += m; err != nil && k < n {
 					return err
 				}

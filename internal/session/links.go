@@ -18,6 +18,7 @@ const settled = 50 * time.Millisecond
 // A binding is a link while a session is bound to it.
 type binding struct {
 	link    substrate.Link
+	mover   substrate.Mover // link's Send and Recv: settle is the only one to Close it, when none of them runs
 	name    string
 	addr    string
 	no      uint64
@@ -34,6 +35,14 @@ type binding struct {
 	scratch    []byte   // guarded by tx
 	gather     [][]byte // guarded by tx
 	framesDone chan struct{}
+}
+
+// moverOf returns what moves l's bytes for a session, which keeps Close apart from them by itself.
+func moverOf(l substrate.Link) substrate.Mover {
+	if l, ok := l.(substrate.Sole); ok {
+		return l.Sole()
+	}
+	return l
 }
 
 func (b *binding) setRecvDeadline(t time.Time) {

@@ -38,7 +38,7 @@ func (s *Session) Read(p []byte) (int, error) {
 // receive takes the next bytes from a bare link. received must follow, after rx is free: unless bytes came and no acknowledgement
 // is due. The caller holds rd and rx.
 func (s *Session) receive(b *binding, p []byte) (int, error) {
-	n, err := b.link.Recv(p)
+	n, err := b.mover.Recv(p)
 	if n > 0 {
 		sys.StoreRelease(&s.got, s.got.Load()+uint64(n))
 	}
@@ -126,7 +126,7 @@ func (s *Session) pull() {
 		}
 		b.setRecvDeadline(time.Time{})
 		s.mu.Unlock()
-		n, err := b.link.Recv(scratch.Buf[:min(left, uint64(len(scratch.Buf)))])
+		n, err := b.mover.Recv(scratch.Buf[:min(left, uint64(len(scratch.Buf)))])
 		if n > 0 {
 			s.keep(scratch.Buf[:n])
 		}

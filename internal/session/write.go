@@ -256,7 +256,7 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 		s.armProbe() // before Send, which may block on a dead path
 	}
 	s.vec[0] = p
-	n, err := b.link.Send(off, s.vec[:])
+	n, err := b.mover.Send(off, s.vec[:])
 	s.vec[0] = nil
 	end := off + uint64(n)
 	if s.keeps(b) {
@@ -353,7 +353,7 @@ func (s *Session) mayBare(b *binding) bool { return !b.txBare && b.seal == nil &
 func (s *Session) sendSome(b *binding) error {
 	if len(b.rest) > 0 {
 		s.vec[0] = b.rest
-		n, err := b.link.Send(substrate.Unkept, s.vec[:])
+		n, err := b.mover.Send(substrate.Unkept, s.vec[:])
 		s.vec[0] = nil
 		if b.rest = b.rest[n:]; len(b.rest) == 0 && b.txBare {
 			s.mark(b)
@@ -373,7 +373,7 @@ func (s *Session) sendSome(b *binding) error {
 		total += len(v)
 	}
 	s.raiseHi(next + uint64(total))
-	n, err := b.link.Send(next, s.views)
+	n, err := b.mover.Send(next, s.views)
 	end := next + uint64(n)
 	s.next.Store(end)
 	if acked := s.giveBack(b, end); acked > end {

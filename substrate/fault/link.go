@@ -23,6 +23,7 @@ type Link struct {
 	recvDeadline deadline
 	base         uint64 // the bytes sent before the one at the session's offset 0, modulo 2^64
 	based        bool   // something with an offset was sent
+	moving       int    // calls of its Sole that run
 }
 
 var _ substrate.Link = (*Link)(nil)
@@ -178,6 +179,9 @@ func (l *Link) Close() error {
 	defer l.conn.mu.Unlock()
 	if l.closed {
 		return nil
+	}
+	if l.moving > 0 {
+		panic("fault: Close of a Sole while Send or Recv runs")
 	}
 	l.closed = true
 	l.sendDeadline.stop()

@@ -85,6 +85,7 @@ var tests = []test{
 	{"KeeperTaken", testTaken},
 	{"KeeperTakenMeanwhile", testTakenMeanwhile},
 	{"KeeperKept", testKept},
+	{"SoleMoves", testSole},
 	{"RecvDeadline", testRecvDeadline},
 	{"RecvDeadlineMovesBlockedRecv", testRecvDeadlineWhileBlocked},
 	{"SendDeadline", testSendDeadline},
