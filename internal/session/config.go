@@ -43,6 +43,11 @@ type Config struct {
 	parting time.Duration
 }
 
+// MoreBackoff is the pause after d between attempts that fail.
+func (c *Config) MoreBackoff(d time.Duration) time.Duration {
+	return min(max(2*d, c.RetryMin), c.RetryMax)
+}
+
 // WithDefaults returns c with zero fields filled in.
 func (c Config) WithDefaults() Config {
 	def := func(d *time.Duration, v time.Duration) {

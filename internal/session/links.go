@@ -96,7 +96,7 @@ func (s *Session) park(err error) {
 		if time.Since(b.at) >= settled {
 			s.backoff = 0
 		} else {
-			s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
+			s.backoff = s.cfg.MoreBackoff(s.backoff)
 		}
 		s.counts.lost++
 		s.events.add("link %d over %s lost: %v", b.no, b.name, err)

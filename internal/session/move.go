@@ -41,7 +41,8 @@ func (s *Session) Move(to, why string, goOver func(my wire.Setup) (NewLink, erro
 		err = s.Bind(nl)
 	}
 	s.mu.Lock()
-	s.dialing, s.attempting = false, false
+	s.found()
+	s.attempting = false
 	s.mu.Unlock()
 	s.redial(false)
 	if err != nil {

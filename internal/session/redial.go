@@ -34,8 +34,21 @@ func (s *Session) redial(grace bool) {
 // RetryNow cuts the back-off short: something says that the path may be back. It also starts the search if it had not been
 // possible before.
 func (s *Session) RetryNow() {
-	s.retryNow.raise()
+	s.mu.Lock()
+	if s.dialing {
+		s.retryNow.raise()
+	}
+	s.mu.Unlock()
 	s.redial(false)
+}
+
+// found ends a search. News of the path that came during it say nothing about the next one. Under mu.
+func (s *Session) found() {
+	s.dialing = false
+	select {
+	case <-s.retryNow:
+	default:
+	}
 }
 
 func (s *Session) redialLoop(grace bool) {
@@ -53,7 +66,7 @@ func (s *Session) redialLoop(grace bool) {
 		}
 		s.mu.Lock()
 		if s.cur != nil || !s.wantLink() {
-			s.dialing = false
+			s.found()
 			s.mu.Unlock()
 			return
 		}
@@ -106,12 +119,12 @@ func (s *Session) redialLoop(grace bool) {
 		}
 		s.note("no new link yet: %v", err)
 		s.mu.Lock()
-		s.backoff = min(max(2*s.backoff, s.cfg.RetryMin), s.cfg.RetryMax)
+		s.backoff = s.cfg.MoreBackoff(s.backoff)
 		wait = time.Duration(float64(s.backoff) * (0.5 + rand.Float64()))
 		s.mu.Unlock()
 	}
 	s.mu.Lock()
-	s.dialing = false
+	s.found()
 	s.mu.Unlock()
 }
 
