@@ -45,6 +45,7 @@ type channel struct {
 	proc    gid.ProcessID
 	binding []byte // of the handshake: ties every proof to this channel
 	dialed  bool   // by us
+	began   time.Time
 	heard   atomic.Int64
 
 	page atomic.Pointer[samehost.Page] // nil: not on one host, or not yet
@@ -63,6 +64,7 @@ type channel struct {
 	attached  map[gid.GID]*session.Session // the peer has proved that it belongs here
 	offered   map[gid.GID]*session.Session // we have
 	refusals  map[gid.GID]int
+	proved    bool      // the peer has, a connection
 	err       error     // closed
 	vec       [1][]byte // the write loop's
 	sending   bool
@@ -75,7 +77,7 @@ var _ session.Channel = (*channel)(nil)
 
 func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []byte, dialed bool) *channel {
 	c := &channel{
-		e: e, link: link, proc: proc, binding: binding, dialed: dialed,
+		e: e, link: link, proc: proc, binding: binding, dialed: dialed, began: time.Now(),
 		slots: make(map[gid.GID]int), attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]*session.Session), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), sent: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.heard.Store(time.Now().UnixNano())
@@ -334,6 +336,7 @@ func (c *channel) onAttach(r *wire.Record) {
 		return
 	}
 	c.attached[r.GID] = s
+	c.proved = true
 	delete(c.refusals, r.GID)
 	_, offered := c.offered[r.GID]
 	c.mu.Unlock()
@@ -348,6 +351,13 @@ func (c *channel) onAttach(r *wire.Record) {
 	if closed {
 		s.Detach(c)
 	}
+}
+
+// useful reports whether the peer has made use of the channel, and not just to hang up.
+func (c *channel) useful() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.proved && time.Since(c.began) >= steady
 }
 
 func (c *channel) forget(s *session.Session) {

@@ -20,6 +20,9 @@ const elsewhereRetry = 30 * time.Second
 // idleChannel is how long a control channel outlives its last connection.
 const idleChannel = 5 * time.Second
 
+// steady is how long a control channel on which the peer has proved a connection must live for the next one to be sought at once.
+const steady = 50 * time.Millisecond
+
 // errElsewhere: an address led to another process than the one wanted.
 var errElsewhere = errors.New("another process answers there")
 
@@ -34,7 +37,9 @@ type peer struct {
 	ch       *channel
 	running  bool // the dial loop
 	retry    chan struct{}
-	home     string // by which the policy for it is found
+	without  time.Time     // since when no control channel has been of use; zero: one is, or was until just now
+	backoff  time.Duration // before the next one is dialled
+	home     string        // by which the policy for it is found
 	policy   selector.Policy
 	offers   []wire.Offer
 	table    *selector.Table
@@ -209,9 +214,26 @@ func (p *peer) run() {
 }
 
 func (p *peer) loop() {
-	since := time.Now()
-	backoff := p.e.cfg.Session.RetryMin
-	for {
+	cfg := &p.e.cfg.Session
+	p.mu.Lock()
+	if p.without.IsZero() {
+		p.without = time.Now()
+	}
+	since, backoff := p.without, p.backoff
+	p.mu.Unlock()
+	// Not only after an attempt has failed: each of many silent addresses takes its time.
+	dead := time.AfterFunc(time.Until(since.Add(cfg.DeadAfter)), func() { p.giveUpBare(errors.New("the peer is silent")) })
+	defer dead.Stop()
+	for pause := jitter(backoff); ; {
+		if pause > 0 {
+			t := time.NewTimer(pause)
+			select {
+			case <-t.C:
+			case <-p.retry:
+			case <-p.e.ctx.Done():
+			}
+			t.Stop()
+		}
 		p.mu.Lock()
 		if len(p.sessions) == 0 || p.e.ctx.Err() != nil {
 			p.running = false
@@ -232,27 +254,28 @@ func (p *peer) loop() {
 
 		c, err := p.dial(paths)
 		if err == nil {
-			p.up(c)
-			return
+			if err = p.up(c); err == nil {
+				return
+			}
 		}
-		pause := time.Duration(float64(backoff) * (0.5 + rand.Float64()))
-		backoff = min(2*backoff, p.e.cfg.Session.RetryMax)
+		backoff = cfg.MoreBackoff(backoff)
+		pause = jitter(backoff)
 		if errors.Is(err, errElsewhere) {
 			pause = elsewhereRetry
 		}
-		if errors.Is(err, errElsewhere) || time.Since(since) >= p.e.cfg.Session.DeadAfter {
-			for _, s := range p.list() {
-				s.GiveUpBare(fmt.Errorf("no control channel: %w", err))
-			}
+		if errors.Is(err, errElsewhere) || time.Since(since) >= cfg.DeadAfter {
+			p.giveUpBare(err)
 		}
 		p.e.log.Debug("no control channel yet", "peer", p.proc, "err", err)
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-p.retry:
-		case <-p.e.ctx.Done():
-		}
-		t.Stop()
+	}
+}
+
+// jitter keeps those who wait for the same thing from coming back together.
+func jitter(d time.Duration) time.Duration { return time.Duration(float64(d) * (0.5 + rand.Float64())) }
+
+func (p *peer) giveUpBare(why error) {
+	for _, s := range p.list() {
+		s.GiveUpBare(fmt.Errorf("no control channel: %w", why))
 	}
 }
 
@@ -281,20 +304,18 @@ func (p *peer) dial(paths []selector.Path) (*channel, error) {
 	return nil, failed
 }
 
-// up puts a fresh channel to use.
-func (p *peer) up(c *channel) {
+// up puts a fresh channel to use, or closes it.
+func (p *peer) up(c *channel) error {
 	if !p.e.register(c, p) {
 		c.link.Close()
-		p.mu.Lock()
-		p.running = false
-		p.mu.Unlock()
-		return
+		return fmt.Errorf("the endpoint is closed, or has %d control channels already", maxChannels)
 	}
 	p.e.log.Info("control channel up", "peer", p.proc, "addr", c.link.RemoteAddr())
 	for _, s := range p.list() {
 		c.attach(s)
 		s.RetryNow()
 	}
+	return nil
 }
 
 // register adds a channel to the endpoint's and starts it. If this end has dialled it, it is p's from before it starts: it may be
@@ -324,10 +345,16 @@ func (e *Endpoint) channelDown(c *channel) {
 	if p == nil || !c.dialed {
 		return
 	}
+	useful := c.useful()
 	p.mu.Lock()
 	mine := p.ch == c
-	if mine {
-		p.ch = nil
+	switch {
+	case !mine:
+	case useful:
+		p.ch, p.without, p.backoff = nil, time.Time{}, 0
+	default:
+		// The peer may have too many of them, or another opinion of how to use one: it must not be dialled as fast as it hangs up.
+		p.ch, p.backoff = nil, e.cfg.Session.MoreBackoff(p.backoff)
 	}
 	again := mine && len(p.sessions) > 0
 	p.mu.Unlock()

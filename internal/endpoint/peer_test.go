@@ -1,0 +1,78 @@
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/substrate/fault"
+)
+
+// TestChannelHangUps: a peer that hangs up every control channel, because it has too many perhaps, is asked again less and less often, and
+// has one soon after it has come round.
+func TestChannelHangUps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCouple(t, fault.Config{Seed: 1}, Config{})
+		p.alive(t)
+		before := p.eb.count.handshakes.Load()
+		const tries = 20 * time.Second
+		for start := time.Now(); time.Since(start) < tries; time.Sleep(time.Millisecond) {
+			for _, c := range p.eb.openChannels() {
+				c.close(errors.New("too many"))
+			}
+		}
+		n := p.eb.count.handshakes.Load() - before
+		require.Greater(t, n, uint64(5))
+		require.Less(t, n, uint64(100), "as fast as the network lets it")
+		time.Sleep(2 * p.ea.cfg.Session.RetryMax)
+		require.True(t, p.a.Attached() && p.b.Attached())
+		p.alive(t)
+	})
+}
+
+// channelTo waits for the control channel that p's dialer looks after.
+func channelTo(e *Endpoint, proc gid.ProcessID) (*peer, *channel) {
+	e.mu.Lock()
+	p := e.peers[proc]
+	e.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p, p.ch
+}
+
+// TestBareWithoutChannel: a bare link without a control channel is given up after DeadAfter, however many addresses of the peer swallow what
+// is sent there.
+func TestBareWithoutChannel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t, fault.Config{Seed: 1}, Config{})
+		c.alive(t)
+		time.Sleep(time.Second)
+		require.Equal(t, "bare", c.a.Snapshot().Mode)
+		c.n.Route(func(from, to string) string {
+			if from == "a" {
+				return "nowhere:1"
+			}
+			return to
+		})
+		c.n.Between("a", "nowhere").Blackhole(fault.Both, true)
+		p, ch := channelTo(c.ea, c.eb.proc)
+		p.mu.Lock()
+		for i := range 8 {
+			p.addrs = append(p.addrs, fmt.Sprintf("nowhere:%d", i))
+		}
+		p.mu.Unlock()
+		start := time.Now()
+		ch.close(errors.New("cut"))
+		for c.a.Snapshot().Lost == 0 && time.Since(start) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.InDelta(t, c.ea.cfg.Session.DeadAfter.Seconds(), time.Since(start).Seconds(), 0.1)
+		c.n.Route(nil)
+		c.alive(t)
+	})
+}
