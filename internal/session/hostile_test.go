@@ -269,3 +269,28 @@ func TestStrangerChannel(t *testing.T) {
 	s.OnChannelRecord(&fakeChannel{}, &wire.Record{Type: wire.TypeState, GID: testGID, Ack: 1 << 60})
 	require.NoError(t, s.Snapshot().Err)
 }
+
+// TestDrainIsBounded: a peer that fills one bare link after the other and lets it break has no more of it here, unread, than the window:
+// what isn't taken out of a dead link comes again.
+func TestDrainIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const window, size = 1 << 20, 4 << 20
+		const head = 256 // per link: what comes in one piece with the switch to bare mode
+		s := New(testGID, false, [32]byte{1}, Config{Linger: time.Millisecond, RecvBuffer: window}, fakeEnv{}, NewPool(0))
+		s.Attach(&fakeChannel{})
+		var l *fakeLink
+		for no := uint64(1); no <= 10; no++ {
+			l = newFakeLink(append(frame(wire.FrameBare), make([]byte, size)...))
+			require.NoError(t, s.Bind(NewLink{Link: l, Name: "fake", LinkNo: no, Peer: wire.Setup{Proc: testPeer, Epoch: 1, LinkNo: no}}))
+			synctest.Wait()
+			s.Switch(net.ErrClosed)
+			synctest.Wait()
+			require.LessOrEqual(t, s.pend.Len(), window+int(no)*head)
+		}
+		defer finish(t, s, l)
+		require.GreaterOrEqual(t, s.pend.Len(), window, "as much as fits")
+		got := make([]byte, window)
+		_, err := io.ReadFull(s, got)
+		require.NoError(t, err)
+	})
+}

@@ -148,14 +148,16 @@ func (s *Session) settle() {
 	}
 }
 
-// drain moves what a bare link has already received into pend. The caller holds rx.
+// drain moves what a bare link has already received into pend, as far as the window allows. The caller holds rx.
 func (s *Session) drain(b *binding) {
 	scratch := s.pool.Get(true)
 	defer s.pool.Put(scratch)
 	for total := 0; total < drainMax; {
-		p := scratch.Buf
-		if max, bounded := s.toFin(); bounded {
-			p = p[:min(uint64(len(p)), max)]
+		s.mu.Peek()
+		p := scratch.Buf[:min(len(scratch.Buf), max(0, s.window()-s.pend.Len()))]
+		s.mu.Unlock()
+		if left, bounded := s.toFin(); bounded {
+			p = p[:min(uint64(len(p)), left)]
 		}
 		if len(p) == 0 {
 			return

@@ -151,12 +151,16 @@ func (s *Session) startPull() {
 
 // limit is the stream offset up to which the peer may send in record mode. Under mu.
 func (s *Session) limit() uint64 {
-	w := uint64(s.cfg.RecvBuffer)
-	if s.pool.full() {
-		w = minShare
-	}
 	read := s.got.Load() - uint64(s.pend.Len())
-	return max(read+w, s.limitTold)
+	return max(read+uint64(s.window()), s.limitTold)
+}
+
+// window is how much may have arrived and not been read.
+func (s *Session) window() int {
+	if s.pool.full() {
+		return minShare
+	}
+	return s.cfg.RecvBuffer
 }
 
 // showEvery is how many bytes arrive before the shared page is written again. The peer looks there when it keeps as much; a
