@@ -46,7 +46,7 @@ type channel struct {
 	binding []byte // of the handshake: ties every proof to this channel
 	dialed  bool   // by us
 	began   time.Time
-	heard   atomic.Int64
+	heard   atomic.Int64 // when something last arrived, since began
 
 	page atomic.Pointer[samehost.Page] // nil: not on one host, or not yet
 
@@ -80,7 +80,6 @@ func newChannel(e *Endpoint, link substrate.Link, proc gid.ProcessID, binding []
 		e: e, link: link, proc: proc, binding: binding, dialed: dialed, began: time.Now(),
 		slots: make(map[gid.GID]int), attached: make(map[gid.GID]*session.Session), offered: make(map[gid.GID]*session.Session), refusals: make(map[gid.GID]int), wake: make(chan struct{}, 1), sent: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	c.heard.Store(time.Now().UnixNano())
 	return c
 }
 
@@ -198,7 +197,7 @@ func (c *channel) readLoop() {
 		n, err := c.link.Recv(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if n > 0 {
-			c.heard.Store(time.Now().UnixNano())
+			c.heard.Store(int64(time.Since(c.began)))
 		}
 		rest := buf
 		for {
@@ -421,7 +420,7 @@ func (c *channel) keepalive() {
 				return
 			}
 		}
-		silent := time.Since(time.Unix(0, c.heard.Load()))
+		silent := time.Since(c.began) - time.Duration(c.heard.Load())
 		if silent >= dead {
 			c.close(fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond)))
 			return

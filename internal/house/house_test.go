@@ -135,6 +135,24 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestMonotonic: where deadlines and silences are measured, nothing goes by a time of day: it jumps when somebody sets the clock. time.Since
+// of what time.Now has returned doesn't, but what comes out of UnixNano has forgotten the other clock.
+func TestMonotonic(t *testing.T) {
+	for _, dir := range []string{"internal/session", "internal/endpoint", "selector", "substrate_tcp", "substrate_shm", "substrate_verbs", "activemsg"} {
+		files, err := filepath.Glob(filepath.Join(root(t), dir, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(f)
+			require.NoError(t, err)
+			require.NotRegexp(t, `\.Unix(Nano|Micro|Milli)?\(\)`, string(text), f)
+		}
+	}
+}
+
 // TestRulesBite keeps the checker honest: each kind of pattern finds what it is for.
 func TestRulesBite(t *testing.T) {
 	r := rule{from: []string{"./a/..."}, except: []string{"./a/x"}, to: []string{"net", "./cmd/..."}}

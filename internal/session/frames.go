@@ -259,9 +259,9 @@ func (s *Session) frames(b *binding) error {
 // sign notes that the link delivers, and gives the peer a sign of life now and then while a long frame trickles in: its own
 // question would have to wait behind that frame.
 func (s *Session) sign() {
-	now := time.Now()
-	s.heard.Store(now.UnixNano())
-	if now.UnixNano()-s.saidAt.Load() > int64(s.cfg.ProbeEvery) {
+	now := time.Since(epoch)
+	s.heard.Store(int64(now))
+	if now-time.Duration(s.saidAt.Load()) > s.cfg.ProbeEvery {
 		s.say(0)
 	}
 }

@@ -35,7 +35,7 @@ func (s *Session) say(flags uint8) {
 func (s *Session) state(flags uint8) wire.Record {
 	got := s.got.Load()
 	s.told.Store(got)
-	s.saidAt.Store(time.Now().UnixNano())
+	s.saidAt.Store(int64(time.Since(epoch)))
 	s.limitTold = s.limit()
 	r := wire.Record{Type: wire.TypeState, Flags: flags, GID: s.id, LinkNo: s.lostNo, Ack: got, Limit: s.limitTold, Sent: s.sent.Load()}
 	if s.cur != nil {
@@ -238,7 +238,7 @@ func (s *Session) onProbe() {
 		return // Bind arms it again
 	}
 	now := time.Now()
-	heard := time.Unix(0, s.heard.Load())
+	heard := epoch.Add(time.Duration(s.heard.Load()))
 	if !s.inBand() || s.askedOn != b || !heard.Before(s.askedAt) {
 		s.askedAt = time.Time{}
 	}

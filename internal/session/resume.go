@@ -125,7 +125,7 @@ func (s *Session) Bind(nl NewLink) error {
 	s.cur = b
 	s.seen = b.no
 	s.stuck, s.askedAt = time.Time{}, time.Time{}
-	s.heard.Store(time.Now().UnixNano())
+	s.heard.Store(int64(time.Since(epoch)))
 	s.acked.Store(p.Got)
 	s.hi.Store(p.Got) // what was on its way on earlier links will never arrive
 	s.bmu.Lock()

@@ -101,8 +101,8 @@ type Session struct {
 	canRx    signal                        // for the Read that waits
 	slot     atomic.Pointer[samehost.Slot] // shared with the peer's process on the same host; nil: none
 	lateAck  atomic.Bool                   // an acknowledgement is due within AckDelay
-	saidAt   atomic.Int64                  // when the last State was made, in ns
-	heard    atomic.Int64                  // when something last arrived on a link in record mode, in ns
+	saidAt   atomic.Int64                  // when the last State was made, since epoch
+	heard    atomic.Int64                  // when something last arrived on a link in record mode, since epoch
 
 	mu         guard
 	pend       blocks.List   // arrived, not read

@@ -178,7 +178,7 @@ func (s *Session) sendFailed(b *binding, err error) {
 	}
 }
 
-// epoch is where wroteAt counts from: one clock is read then, where time.Now reads two.
+// epoch is where heard, saidAt and wroteAt count from: by the monotonic clock alone, which doesn't jump; and time.Now reads two.
 var epoch = time.Now()
 
 // bursting reports whether this Write is one of many in quick succession. The caller holds wr.
