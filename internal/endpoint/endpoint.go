@@ -37,7 +37,8 @@ type Endpoint struct {
 
 	mu        sync.Mutex
 	sessions  map[end]*entry
-	ended     []*session.Session // remembered, oldest first
+	ended     []departed  // oldest first
+	ageing    *time.Timer // runs age; nil while nothing has ended
 	peers     map[gid.ProcessID]*peer
 	channels  map[*channel]struct{}
 	listeners map[*Listener]struct{} // also closed ones that connections still need
@@ -153,6 +154,9 @@ func (e *Endpoint) Close() error {
 		}
 	}
 	e.mu.Lock()
+	if e.ageing != nil {
+		e.ageing.Stop()
+	}
 	clear(e.sessions)
 	e.mu.Unlock()
 	return nil

@@ -119,16 +119,20 @@ func (e *Endpoint) Ended(s *session.Session) {
 		e.wg.Go(func() { e.tellEnd(s) })
 	}
 	e.total.add(last)
-	e.ended = append(e.ended, s)
+	e.ended = append(e.ended, departed{s, time.Now().Add(e.cfg.Remember)})
 	var oldest *session.Session
 	if len(e.ended) > maxRemembered {
-		oldest = e.ended[0]
+		oldest = e.ended[0].s
+	}
+	// One timer for all: one each would keep the session, also for a while after it was stopped.
+	if e.ageing == nil && !e.closed {
+		e.ageing = time.AfterFunc(e.cfg.Remember, e.age)
 	}
 	var free *Listener
 	if en.from != nil {
 		free = e.released(en.from)
 	}
-	closed, p := e.closed, en.peer
+	p := en.peer
 	e.mu.Unlock()
 	if p != nil {
 		p.decided(s)
@@ -139,8 +143,33 @@ func (e *Endpoint) Ended(s *session.Session) {
 	if oldest != nil {
 		e.forget(oldest)
 	}
-	if !closed {
-		time.AfterFunc(e.cfg.Remember, func() { e.forget(s) })
+}
+
+// departed is a connection that has ended and is remembered for a while.
+type departed struct {
+	s     *session.Session
+	until time.Time
+}
+
+// age forgets those that have been remembered for long enough.
+func (e *Endpoint) age() {
+	var list []*session.Session
+	now := time.Now()
+	e.mu.Lock()
+	for _, d := range e.ended {
+		if now.Before(d.until) {
+			break
+		}
+		list = append(list, d.s)
+	}
+	e.ended = slices.Delete(e.ended, 0, len(list))
+	e.ageing = nil
+	if len(e.ended) > 0 && !e.closed {
+		e.ageing = time.AfterFunc(e.ended[0].until.Sub(now), e.age)
+	}
+	e.mu.Unlock()
+	for _, s := range list {
+		e.remove(s)
 	}
 }
 
@@ -175,7 +204,7 @@ func (e *Endpoint) tellEnd(s *session.Session) {
 
 func (e *Endpoint) forget(s *session.Session) {
 	e.mu.Lock()
-	if i := slices.Index(e.ended, s); i >= 0 {
+	if i := slices.IndexFunc(e.ended, func(d departed) bool { return d.s == s }); i >= 0 {
 		e.ended = slices.Delete(e.ended, i, i+1)
 	}
 	e.mu.Unlock()
