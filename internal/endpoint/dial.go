@@ -57,11 +57,12 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	}
 	s := session.New(id, true, a.secret(true), e.cfg.Session, e, e.pool)
 	s.SetAddrs(link.LocalAddr(), link.RemoteAddr())
+	nl := e.newLink(e.basePath(address), link, a, 1, true, peer)
 	if err := e.add(&entry{s: s, home: address}); err != nil {
-		link.Close()
+		s.Part(nl)
 		return nil, err
 	}
-	if err := s.Bind(e.newLink(e.basePath(address), link, a, 1, true, peer)); err != nil {
+	if err := s.Bind(nl); err != nil {
 		e.remove(s)
 		return nil, err
 	}

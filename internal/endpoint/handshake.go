@@ -124,6 +124,9 @@ type request struct {
 	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
 }
 
+// confirmTime bounds the sending of a Confirm, whose 18 bytes should find room at once.
+const confirmTime = time.Second
+
 // dialHandshake performs the dialer's side on a fresh link. The caller closes the link on error.
 func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Setup, agreed, error) {
 	var none agreed
@@ -212,6 +215,11 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 		return fail(err)
 	}
 	a := newAgreed(hs, out, in)
+	// From the proof of life on the listener has the connection or the new link. Whoever gives up does so before: it would wait for a dialer
+	// that has gone.
+	if !done() {
+		return fail(context.Cause(ctx))
+	}
 	if q.commit != nil {
 		if err := q.commit(); err != nil {
 			return fail(err)
@@ -221,12 +229,11 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if err != nil {
 		return fail(err)
 	}
+	link.SetSendDeadline(time.Now().Add(confirmTime))
 	if err := sendAll(link, append([]byte{0, byte(len(tag))}, tag...)); err != nil {
 		return fail(err)
 	}
-	if !done() {
-		return wire.Setup{}, none, context.Cause(ctx)
-	}
+	link.SetSendDeadline(time.Time{})
 	return peer, a, nil
 }
 

@@ -368,11 +368,12 @@ func (l *Listener) serveOpen(link substrate.Link, fixed []byte, h wire.Hello) {
 	clearDeadlines(link)
 	s := session.New(h.GID, false, a.secret(false), e.cfg.Session, e, e.pool)
 	s.SetAddrs(link.LocalAddr(), link.RemoteAddr())
+	nl := e.newLink(l.path(), link, a, 1, false, o.peer)
 	if err := e.add(&entry{s: s, from: l}); err != nil {
-		link.Close()
+		s.Part(nl)
 		return
 	}
-	if err := s.Bind(e.newLink(l.path(), link, a, 1, false, o.peer)); err != nil {
+	if err := s.Bind(nl); err != nil {
 		e.remove(s)
 		return
 	}
