@@ -22,9 +22,12 @@ const finGrace = 50 * time.Millisecond
 // redial starts looking for a new link, if this end can and isn't at it already. grace allows for a FIN record that the
 // orderly end of the link has overtaken.
 func (s *Session) redial(grace bool) {
+	if !s.env.CanDial(s) { // takes locks of its own
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dialing || s.cur != nil || !s.wantLink() || !s.env.CanDial(s) {
+	if s.dialing || s.cur != nil || !s.wantLink() {
 		return
 	}
 	s.dialing = true

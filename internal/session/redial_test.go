@@ -18,7 +18,14 @@ type dialEnv struct {
 	tried chan time.Time
 }
 
-func (e dialEnv) CanDial(*Session) bool { return true }
+// CanDial is called without locks: it takes the endpoint's, which is held while sessions are looked for.
+func (e dialEnv) CanDial(s *Session) bool {
+	if !s.mu.mu.TryLock() {
+		panic("CanDial under the session's lock")
+	}
+	s.mu.mu.Unlock()
+	return true
+}
 
 func (e dialEnv) Resume(context.Context, *Session, wire.Setup, func() error) (NewLink, error) {
 	e.tried <- time.Now()

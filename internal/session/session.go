@@ -34,7 +34,7 @@ type Env interface {
 	// Resume opens a link to the peer and performs the resume handshake with the given Setup.
 	// It calls commit before the peer is told that the link counts, and gives up if that fails.
 	Resume(ctx context.Context, s *Session, my wire.Setup, commit func() error) (NewLink, error)
-	// CanDial reports whether Resume has an address to try. An end that can't dial waits for the peer.
+	// CanDial reports whether Resume has an address to try. An end that can't dial waits for the peer. It is called without locks.
 	CanDial(s *Session) bool
 	// Bound is called after every Bind that succeeded, without locks.
 	Bound(s *Session)
