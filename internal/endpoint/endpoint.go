@@ -34,6 +34,7 @@ type Endpoint struct {
 	slots   chan struct{} // one per handshake in progress
 	probing chan struct{} // one per probe that is served
 	moving  chan struct{} // one per connection that is just moved to another path
+	opening sync.Once     // openSides
 
 	mu        sync.Mutex
 	sessions  map[end]*entry
@@ -44,7 +45,7 @@ type Endpoint struct {
 	listeners map[*Listener]struct{} // also closed ones that connections still need
 	imported  map[importKey]struct{}
 	links     map[substrate.Link]struct{} // in handshake
-	sides     []*Listener                 // of the other substrates; nil before the first Listen
+	sides     []*Listener                 // of the other substrates; none before the first Listen
 	barred    map[string]string           // substrates that can't be listened on, and why
 	watching  bool                        // changes of the host's network
 	closed    bool

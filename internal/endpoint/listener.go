@@ -64,13 +64,13 @@ func (e *Endpoint) Serve(raw substrate.Listener, plain Plain, hold bool) (*Liste
 		plain.Wait = 300 * time.Millisecond
 	}
 	l := &Listener{e: e, sub: e.cfg.Substrate, raw: raw, addr: raw.Addr(), plain: plain, queue: make(chan Accepted, e.cfg.Backlog), done: make(chan struct{})}
+	e.openSides()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		raw.Close()
 		return nil, net.ErrClosed
 	}
-	e.openSides()
 	e.listeners[l] = struct{}{}
 	if !hold {
 		e.wg.Go(l.loop)

@@ -62,31 +62,42 @@ func (e *Endpoint) identify(my wire.Setup, link substrate.Link, addr string) wir
 	return my
 }
 
-// openSides begins to listen on the other substrates. What can't be listened on is not offered. Under e.mu.
+// openSides begins to listen on the other substrates, once. What can't be listened on is not offered. That may take a while, so it is called
+// without locks.
 func (e *Endpoint) openSides() {
-	if e.sides != nil || len(e.cfg.Others) == 0 {
-		return
-	}
-	e.sides = make([]*Listener, 0, len(e.cfg.Others))
-	e.barred = make(map[string]string)
-	ctx, cancel := context.WithTimeout(e.ctx, time.Second)
-	defer cancel()
-	for _, o := range e.cfg.Others {
-		raw, err := o.Substrate.Listen(ctx, o.Listen)
-		if err != nil {
-			e.barred[o.Substrate.Name()] = err.Error()
-			level := slog.LevelWarn
-			if errors.Is(err, errors.ErrUnsupported) {
-				level = slog.LevelDebug // this machine doesn't have it: nothing is wrong
+	e.opening.Do(func() {
+		ctx, cancel := context.WithTimeout(e.ctx, time.Second)
+		defer cancel()
+		var sides []*Listener
+		barred := make(map[string]string)
+		for _, o := range e.cfg.Others {
+			raw, err := o.Substrate.Listen(ctx, o.Listen)
+			if err != nil {
+				barred[o.Substrate.Name()] = err.Error()
+				level := slog.LevelWarn
+				if errors.Is(err, errors.ErrUnsupported) {
+					level = slog.LevelDebug // this machine doesn't have it: nothing is wrong
+				}
+				e.log.Log(ctx, level, "not offered to peers", "substrate", o.Substrate.Name(), "err", err)
+				continue
 			}
-			e.log.Log(ctx, level, "not offered to peers", "substrate", o.Substrate.Name(), "err", err)
-			continue
+			l := &Listener{e: e, sub: o.Substrate, raw: raw, addr: raw.Addr(), done: make(chan struct{}), closed: true, side: true}
+			close(l.done)
+			sides = append(sides, l)
 		}
-		l := &Listener{e: e, sub: o.Substrate, raw: raw, addr: raw.Addr(), done: make(chan struct{}), closed: true, side: true}
-		close(l.done)
-		e.sides = append(e.sides, l)
-		e.wg.Go(l.loop)
-	}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.closed {
+			for _, l := range sides {
+				l.raw.Close()
+			}
+			return
+		}
+		e.sides, e.barred = sides, barred
+		for _, l := range sides {
+			e.wg.Go(l.loop)
+		}
+	})
 }
 
 // Offered returns the substrates that this process offers to its peers, with their addresses, and those that it can't offer, with
