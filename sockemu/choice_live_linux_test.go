@@ -103,8 +103,7 @@ func TestExportFromSharedMemory(t *testing.T) {
 						next := newEndpoint(t, cfg)
 						addr := l.Addr().String()
 						require.NoError(t, l.Free())
-						l, err = next.Listen(t.Context(), "tcp", addr)
-						require.NoError(t, err)
+						l = listenAgain(t, next, addr)
 						require.NoError(t, b.move(next))
 					}
 				}

@@ -3,6 +3,7 @@ package sockemu_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -71,6 +72,21 @@ func newEndpoint(t testing.TB, cfg sockemu.Config) *sockemu.Endpoint {
 	require.NoError(t, err)
 	t.Cleanup(func() { e.Close() })
 	return e
+}
+
+// listenAgain listens at an address that was just freed. A program that another test is just starting has a copy of every descriptor between
+// its fork and its exec, on a loaded machine for tens of milliseconds: so long the port may be in use.
+func listenAgain(t testing.TB, e *sockemu.Endpoint, addr string) *sockemu.Listener {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		l, err := e.Listen(ctx, "tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || ctx.Err() != nil {
+			require.NoError(t, err)
+			return l
+		}
+		<-time.After(time.Millisecond)
+	}
 }
 
 func testContext(t testing.TB) context.Context {

@@ -134,9 +134,7 @@ func TestMoveMidTransfer(t *testing.T) {
 					if tc.server {
 						next := newEndpoint(t, r.cfg)
 						require.NoError(t, l.Free())
-						var err error
-						l, err = next.Listen(t.Context(), "tcp", addr)
-						require.NoError(t, err)
+						l = listenAgain(t, next, addr)
 						require.NoError(t, s.move(next))
 					}
 				}
@@ -297,15 +295,14 @@ func TestRestartedServer(t *testing.T) {
 					require.NoError(t, err)
 				}
 				require.NoError(t, r.server.Close())
-				l, err := newEndpoint(t, r.cfg).Listen(t.Context(), "tcp", r.l.Addr().String())
-				require.NoError(t, err)
+				l := listenAgain(t, newEndpoint(t, r.cfg), r.l.Addr().String())
 				if tc.direct {
 					r.wall.allow(r.relay.Addr(), r.l.Addr().String())
 				}
 				r.relay.Refuse(0)
 				start := time.Now()
 				c.SetReadDeadline(start.Add(patience))
-				_, err = c.Read(make([]byte, 1))
+				_, err := c.Read(make([]byte, 1))
 				require.ErrorIs(t, err, syscall.ECONNRESET)
 				if !orderly {
 					require.ErrorIs(t, err, sockemu.ErrPeerGone)
