@@ -44,7 +44,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	if err != nil {
 		return nil, err
 	}
-	hctx, hcancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+	hctx, hcancel := e.handshakeTime(ctx)
 	defer hcancel()
 	id := gid.New()
 	my := e.identify(wire.Setup{Epoch: 1, LinkNo: 1, Limit: uint64(e.cfg.Session.RecvBuffer)}, link, address)

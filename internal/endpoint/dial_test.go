@@ -11,6 +11,7 @@ import (
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/substrate/fault"
+	"github.com/sockemu/sockemu/wire"
 )
 
 // tapped is a substrate that tells before and after each Send on a link that was dialled, which of the link's it is.
@@ -109,4 +110,30 @@ func TestDialGivenUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSilentPeer: the error of a handshake that gets no answer says with whom, and whose patience ended.
+func TestSilentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := fault.New(fault.Config{})
+		defer n.Close()
+		_, err := n.Host("b").Listen(t.Context(), "b:1")
+		require.NoError(t, err)
+		e := New(Config{Substrate: n.Host("a"), NoSharing: true, HandshakeTimeout: 7 * time.Second})
+		defer e.Close()
+		_, err = e.Dial(t.Context(), "b:1", 0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "open handshake with b:1: ")
+		require.ErrorContains(t, err, "within 7s")
+		_, _, _, err = e.open(t.Context(), e.basePath("b:1"), request{kind: wire.KindControl})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "control handshake with b:1: ")
+		require.ErrorContains(t, err, "within 7s")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = e.Dial(ctx, "b:1", 0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "open handshake with b:1: ")
+		require.NotContains(t, err.Error(), "within", "the caller's own deadline")
+	})
 }

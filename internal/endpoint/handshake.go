@@ -124,6 +124,12 @@ type request struct {
 	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
 }
 
+// handshakeTime bounds a handshake, and with it, where ctx says nothing else, what comes before it.
+func (e *Endpoint) handshakeTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	d := e.cfg.HandshakeTimeout
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("not done within %v (HandshakeTimeout): %w", d, context.DeadlineExceeded))
+}
+
 // confirmTime bounds the sending of a Confirm, whose 18 bytes should find room at once.
 const confirmTime = time.Second
 
@@ -133,6 +139,9 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	done := guard(ctx, link)
 	fail := func(err error) (wire.Setup, agreed, error) {
 		done()
+		if d, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(d) {
+			<-ctx.Done() // the link was faster
+		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}

@@ -113,7 +113,7 @@ func (e *Endpoint) Offered() (offers []selector.Path, barred map[string]string) 
 
 // open makes a link over path and performs the dialer's side of the handshake. q needs no my.Proc and no addr.
 func (e *Endpoint) open(ctx context.Context, path selector.Path, q request) (substrate.Link, wire.Setup, agreed, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.HandshakeTimeout)
+	ctx, cancel := e.handshakeTime(ctx)
 	defer cancel()
 	sub := e.subs[path.Substrate]
 	if sub == nil {
