@@ -146,6 +146,7 @@ func TestPinnedSubstrates(t *testing.T) {
 	}
 	for _, c := range []struct{ dialer, acceptor, want string }{
 		{"pin:shm", "tcp", "this end pins shm, the peer pins tcp"}, {"pin:udp", "auto", "the peer does not offer it"}, {"pin:shm", "!shm", "shm"},
+		{"tcp", "pin:shm", "this end pins tcp, the peer pins shm"}, {"tcp", "!tcp", "the peer denies tcp"},
 	} {
 		t.Run(c.dialer+" against "+c.acceptor, func(t *testing.T) {
 			t.Parallel()

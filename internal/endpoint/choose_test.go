@@ -185,6 +185,9 @@ func TestPins(t *testing.T) {
 		"denied here":       {"!fast", "auto", "base", nil},
 		"denied there":      {"auto", "!fast", "base", nil},
 		"contradiction":     {"pin:fast", "pin:base", "", substrate.ErrConfig},
+		"no choice":         {"pin:base", "pin:fast", "", substrate.ErrConfig},
+		"no choice left":    {"!fast", "!base", "", substrate.ErrConfig},
+		"base denied there": {"pin:base", "!base", "", substrate.ErrConfig},
 		"what isn't there":  {"pin:verbs", "auto", "", substrate.ErrConfig},
 		"not offered there": {"pin:fast", "!fast", "", substrate.ErrConfig},
 	} {

@@ -110,6 +110,24 @@ func (e *Endpoint) PolicyChanged() {
 	}
 }
 
+// admitted reports what forbids the link of a connection for which there is no choice: this end admits nothing else, but the peer may not
+// admit that.
+func (e *Endpoint) admitted(s *session.Session) error {
+	_, words := s.PeerOffers()
+	theirs, err := selector.ParsePolicy(words)
+	if err != nil {
+		return nil // words of a later version
+	}
+	both, err := selector.Merge(e.policy(e.knownAs(s)), theirs)
+	if err != nil {
+		return err
+	}
+	if base := e.cfg.Substrate.Name(); !both.Allows(base) {
+		return fmt.Errorf("%w: no path: both ends' policies together (%s) do not admit %s, and this end admits nothing else", substrate.ErrConfig, both, base)
+	}
+	return nil
+}
+
 // AwaitPolicy waits until the connection is on a path that both ends' policies allow, for twice the time of a handshake at most. It
 // returns an error that matches substrate.ErrConfig if it won't be, and says why.
 func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
@@ -120,7 +138,7 @@ func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
 	}
 	e.mu.Unlock()
 	if c == nil {
-		return nil
+		return e.admitted(s)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*e.cfg.HandshakeTimeout)
 	defer cancel()
