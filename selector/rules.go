@@ -18,6 +18,7 @@ type Rules struct {
 }
 
 type rule struct {
+	line   int          // of the file
 	prefix netip.Prefix // if valid, the peer's address is in it
 	glob   string       // else its name, or name:port, matches this
 	port   bool         // the glob has a port
@@ -53,6 +54,7 @@ func ParseRules(r io.Reader) (Rules, error) {
 			continue
 		}
 		rule, err := parseRule(peer, strings.TrimSpace(policy))
+		rule.line = n
 		if err == nil && len(rs.rules) == maxRules {
 			err = fmt.Errorf("%w: more than %d rules", substrate.ErrConfig, maxRules)
 		}
@@ -116,6 +118,16 @@ func splitPeer(s string) (host, port string) {
 		return a.Unmap().String(), port
 	}
 	return strings.TrimSuffix(strings.ToLower(host), "."), port
+}
+
+// Check returns an error that names the line if a policy names a substrate that isn't in known: see Policy.Check.
+func (rs Rules) Check(known ...string) error {
+	for _, r := range rs.rules {
+		if err := r.policy.Check(known...); err != nil {
+			return fmt.Errorf("line %d: %w", r.line, err)
+		}
+	}
+	return nil
 }
 
 // Wants reports whether any of the policies asks for the substrate by name.

@@ -194,9 +194,15 @@ func TestPoliciesFromOutside(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "shm", c.Stats().Substrate)
 
+	misspelt := filepath.Join(dir, "misspelt")
+	require.NoError(t, os.WriteFile(misspelt, []byte("# here a denial of what doesn't exist\n* !smh\n"), 0o600))
+	_, err = sockemu.NewEndpoint(quick(func(c *sockemu.Config) { c.Rules = misspelt }))
+	require.ErrorContains(t, err, `misspelt: line 2: configuration error: no substrate is called "smh"`)
+
 	for name, change := range map[string]func(*sockemu.Config){
 		"unknown name":  substrates("pin:carrier-pigeon"),
 		"unknown word":  substrates("must:shm"),
+		"unknown rule":  func(c *sockemu.Config) { c.Rules = misspelt },
 		"no such file":  func(c *sockemu.Config) { c.Rules = filepath.Join(dir, "nothing") },
 		"contradiction": substrates("pin:shm !shm"),
 	} {

@@ -169,7 +169,10 @@ func (c Config) policies() (policy func(addr string) selector.Policy, udpWanted 
 			return nil, false, fmt.Errorf("rules (Config.Rules, %s): %w", rulesVar, err)
 		}
 		defer f.Close()
-		if rules, err = selector.ParseRules(f); err != nil {
+		if rules, err = selector.ParseRules(f); err == nil {
+			err = rules.Check(substrates...)
+		}
+		if err != nil {
 			return nil, false, fmt.Errorf("rules in %s: %w", name, err)
 		}
 	}
