@@ -112,29 +112,45 @@ func (e *Endpoint) SetSubstrates(text string) error {
 	return nil
 }
 
-var defaultEndpoint = sync.OnceValue(func() *Endpoint {
-	e, err := NewEndpoint(Config{})
+// defaultEndpoint's error is about the environment: the zero Config is valid.
+var defaultEndpoint = sync.OnceValues(func() (*Endpoint, error) { return NewEndpoint(Config{}) })
+
+// Default returns the endpoint that the package's functions use; it is made at the first call. It panics if SOCKEMU_SUBSTRATE or SOCKEMU_RULES
+// can't be understood, where Dial, Listen and the others return that as an error.
+func Default() *Endpoint {
+	e, err := defaultEndpoint()
 	if err != nil {
-		panic("sockemu: " + err.Error()) // the zero Config is valid, but the environment may be not
+		panic(err)
 	}
 	return e
-})
-
-// Default returns the endpoint that the package's functions use; it is made at the first call.
-func Default() *Endpoint { return defaultEndpoint() }
+}
 
 // Dial connects to address with the Default endpoint: see Endpoint.Dial.
 func Dial(ctx context.Context, network, address string) (*Conn, error) {
-	return Default().Dial(ctx, network, address)
+	e, err := defaultEndpoint()
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: textAddr(address), Err: err}
+	}
+	return e.Dial(ctx, network, address)
 }
 
 // Listen listens at address with the Default endpoint: see Endpoint.Listen.
 func Listen(ctx context.Context, network, address string) (*Listener, error) {
-	return Default().Listen(ctx, network, address)
+	e, err := defaultEndpoint()
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: textAddr(address), Err: err}
+	}
+	return e.Listen(ctx, network, address)
 }
 
 // Import continues an exported connection with the Default endpoint: see Endpoint.Import.
-func Import(ctx context.Context, state []byte) (*Conn, error) { return Default().Import(ctx, state) }
+func Import(ctx context.Context, state []byte) (*Conn, error) {
+	e, err := defaultEndpoint()
+	if err != nil {
+		return nil, fmt.Errorf("sockemu: import: %w", err)
+	}
+	return e.Import(ctx, state)
+}
 
 // Close ends every connection of the endpoint with a reset, frees its ports, and waits for its goroutines.
 func (e *Endpoint) Close() error {
@@ -328,11 +344,11 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
 		defer cancel()
 	}
-	e := d.Endpoint
-	if e == nil {
-		e = Default()
+	dial := Dial
+	if d.Endpoint != nil {
+		dial = d.Endpoint.Dial
 	}
-	c, err := e.Dial(ctx, network, address)
+	c, err := dial(ctx, network, address)
 	if err != nil {
 		return nil, err // not a nil *Conn in a non-nil interface
 	}

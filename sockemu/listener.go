@@ -81,11 +81,11 @@ type ListenConfig struct {
 
 // Listen listens at address: see Endpoint.Listen.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	e := lc.Endpoint
-	if e == nil {
-		e = Default()
+	listen := Listen
+	if lc.Endpoint != nil {
+		listen = lc.Endpoint.Listen
 	}
-	l, err := e.Listen(ctx, network, address)
+	l, err := listen(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

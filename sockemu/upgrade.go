@@ -198,7 +198,13 @@ func takeBack(listeners []*Listener, files []*os.File, conns []Passed, states []
 }
 
 // Inherit returns what this process was given by Upgrade, with the Default endpoint; nil if it was started in another way.
-func Inherit(ctx context.Context) (*Inheritance, error) { return Default().Inherit(ctx) }
+func Inherit(ctx context.Context) (*Inheritance, error) {
+	e, err := defaultEndpoint()
+	if err != nil {
+		return nil, fmt.Errorf("sockemu: inherit: %w", err)
+	}
+	return e.Inherit(ctx)
+}
 
 // Inherit returns what this process was given by Upgrade; nil if it was started in another way. Listeners
 // accept and connections move again when Ready is called; Reads and Writes before that wait. On an error the old process is told, and

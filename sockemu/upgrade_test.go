@@ -42,6 +42,9 @@ func child(mode string) int {
 	if args, ok := strings.CutPrefix(mode, "choose "); ok {
 		return chooseOften(args)
 	}
+	if mode == "misconfigured" {
+		return misconfigured()
+	}
 	ctx := context.Background()
 	cfg := quick(withKey, substrates(os.Getenv(childSubstrates)))
 	if mode == "another key" {
