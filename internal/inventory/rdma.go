@@ -49,15 +49,16 @@ type RDMAPort struct {
 type GID struct {
 	Index     int        `json:"index"`
 	GID       netip.Addr `json:"gid"`        // that of RoCE v2 over IPv4 is the mapped address: ::ffff:10.0.0.1
-	Type      string     `json:"type"`       // "IB/RoCE v1" or "RoCE v2"
-	NetDevice string     `json:"net_device"` // "" for InfiniBand
+	Type      string     `json:"type"`       // "IB/RoCE v1", "RoCE v2" or "iWARP"
+	NetDevice string     `json:"net_device"` // "" for InfiniBand, and for iWARP in Linux 6.1
 }
 
 const (
 	infiniband = "sys/class/infiniband"
 	rocev2     = "RoCE v2"
-	maxGIDs    = 1024 // read of one port; the tables of adapters have 256 entries at most, that of rxe has 1024
-	maxFree    = 256  // entries in a row: the kernel uses the first free one, and each one costs two system calls or more to read
+	iwarp      = "iWARP" // as which the kernel shows "IB/RoCE v1"
+	maxGIDs    = 1024    // read of one port; the tables of adapters have 256 entries at most, that of rxe has 1024
+	maxFree    = 256     // entries in a row: the kernel uses the first free one, and each one costs two system calls or more to read
 
 	// Hardware types of interfaces: include/uapi/linux/if_arp.h.
 	hardwareEthernet   = 1
@@ -143,6 +144,11 @@ func readDevice(root fs.FS, name string, nets map[string]netDevice) RDMADevice {
 		}
 		p := readPort(root, path.Join(dir, "ports", e.Name()), n)
 		p.NetDevices = d.netDevices(p, nets)
+		if d.transport(p) == "iwarp" {
+			for i := range p.GIDs {
+				p.GIDs[i].Type = iwarp
+			}
+		}
 		d.Ports = append(d.Ports, p)
 	}
 	slices.SortFunc(d.Ports, func(a, b RDMAPort) int { return cmp.Compare(a.Port, b.Port) })

@@ -105,7 +105,8 @@ func TestMapIPoIB(t *testing.T) {
 	require.EqualError(t, err, "no RDMA: mlx4_0 port 1: its partition table has no entry for that of ib0.8002, 0x8002")
 }
 
-// TestMapIWARP: as the tree of TestIWARP, with a VLAN and a bridge on the adapter's interface.
+// TestMapIWARP: as the tree of TestIWARP, with a VLAN and a bridge on the adapter's interface. What siw shows in Linux 6.1 is recorded, see
+// scenarios; in Linux 6.12 its entry has an interface (drivers/infiniband/core/cma.c there takes this one and VLANs on it).
 func TestMapIWARP(t *testing.T) {
 	root := tree(`
 		sys/class/infiniband/irdma0/node_type: 4: RNIC
@@ -113,7 +114,6 @@ func TestMapIWARP(t *testing.T) {
 		sys/class/infiniband/irdma0/ports/1/state: 4: ACTIVE
 		sys/class/infiniband/irdma0/ports/1/link_layer: Ethernet
 		sys/class/infiniband/siw0/node_type: 4: RNIC
-		sys/class/infiniband/siw0/parent: eth0
 		sys/class/infiniband/siw0/ports/1/state: 4: ACTIVE
 		sys/class/infiniband/siw0/ports/1/link_layer: Ethernet
 		sys/class/infiniband_verbs/uverbs0/ibdev: irdma0
@@ -125,17 +125,20 @@ func TestMapIWARP(t *testing.T) {
 		sys/class/net/eno1.5/type: 1
 		sys/class/net/eno1.5/uevent: DEVTYPE=vlan
 		sys/class/net/eno1.5/lower_eno1/x: 1
+		sys/class/net/eth0.6/type: 1
+		sys/class/net/eth0.6/uevent: DEVTYPE=vlan
+		sys/class/net/eth0.6/lower_eth0/x: 1
 		sys/class/net/br0/type: 1
 		sys/class/net/br0/uevent: DEVTYPE=bridge
 		sys/class/net/br0/lower_eno1.5/x: 1
 	`)
 	gids(root, "irdma0/ports/1", 1, gidOf(0, "40a6:b700:1::", "IB/RoCE v1", ""))
-	gids(root, "siw0/ports/1", 1, gidOf(0, "5254:12:3456::", "IB/RoCE v1", ""))
+	gids(root, "siw0/ports/1", 1, gidOf(0, "5254:12:3456::", "IB/RoCE v1", "eth0"))
 	r := ReadRDMA(root)
-	for netdevice, device := range map[string]string{"eno1": "irdma0", "eno1.5": "irdma0", "eth0": "siw0"} {
+	for netdevice, device := range map[string]string{"eno1": "irdma0", "eno1.5": "irdma0", "eth0": "siw0", "eth0.6": "siw0"} {
 		m, err := r.Map(netdevice, netip.MustParseAddr("10.1.0.1"))
 		require.NoError(t, err, netdevice)
-		require.Equal(t, []any{device, "iwarp", 0}, []any{m.Device, m.Transport, m.GIDIndex})
+		require.Equal(t, []any{device, "iwarp", 0, "iWARP"}, []any{m.Device, m.Transport, m.GIDIndex, m.GIDType})
 	}
 	_, err := r.Map("br0", netip.MustParseAddr("10.1.0.1"))
 	require.EqualError(t, err, "no RDMA: irdma0 port 1: iWARP can't send through br0, which is on top of its interface")

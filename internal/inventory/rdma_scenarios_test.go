@@ -13,17 +13,19 @@ import (
 
 // A scenario is a network with software RDMA devices, and what its addresses map to. TestRDMAScenarios builds each in the VM of
 // tools/verbsvm and tests it there; testdata/rdma has what sysfs showed then, which TestRDMARecorded reads on any machine. To record
-// again: SOCKEMU_TEST_RECORD=/host/rdma VERBS_VMS=1 VERBS_ONLY=inventory VERBS_OUT=/tmp/out make test-verbs, and copy the files of
-// /tmp/out/rdma to testdata/rdma.
+// again: SOCKEMU_TEST_RECORD=/host/rdma VERBS_VMS=1 VERBS_ONLY=inventory VERBS_OUT=/tmp/out make test-verbs (or test-siw), and copy the files
+// of /tmp/out/rdma to testdata/rdma.
 type scenario struct {
 	name   string
+	driver string   // "" is rxe
+	inside string   // the network namespace that is looked at
 	make   []string // commands
 	remove []string
 	maps   map[string]string // address%interface: "device/port index", or "none: " and a part of the reason
 	routes map[string]string // the same for addresses of other hosts; only in the VM, where there are routes
 }
 
-// All have rxe0 on rdma0 as well, and tcp0, an interface without a device.
+// All have rxe0 or siw0 on rdma0 as well, and tcp0, an interface without a device.
 var scenarios = []scenario{
 	{
 		name: "plain",
@@ -109,7 +111,66 @@ var scenarios = []scenario{
 		maps:   map[string]string{"10.7.0.1%s0": "none: rxe1 port 1: it is DOWN"},
 		routes: map[string]string{"10.7.0.9": "none: no way to 10.7.0.9"},
 	},
+	{
+		name: "siw", driver: "siw",
+		maps: map[string]string{
+			"10.9.0.1%rdma0": "siw0/1 0", "fd00:9::1%rdma0": "siw0/1 0", "10.8.0.1%tcp0": "none: no RDMA device for the interface tcp0",
+		},
+		routes: map[string]string{"10.9.0.9": "siw0/1 0", "10.8.0.9": "none: the way to 10.8.0.9 is from 10.8.0.1 on tcp0"},
+	},
+	{
+		name: "siwvlan", driver: "siw",
+		make:   []string{"ip link add link rdma0 name vlan7 type vlan id 7", "ip addr add 10.7.0.1/24 dev vlan7", "ip link set vlan7 up"},
+		remove: []string{"ip link del vlan7"},
+		maps:   map[string]string{"10.7.0.1%vlan7": "siw0/1 0", "10.9.0.1%rdma0": "siw0/1 0"},
+		routes: map[string]string{"10.7.0.9": "siw0/1 0"},
+	},
+	{
+		name: "siwbridge", driver: "siw",
+		make:   []string{"ip link add br0 address 02:00:00:00:00:0b type bridge", "ip link set rdma0 master br0", "ip link set br0 up", "ip addr add 10.7.0.1/24 dev br0"},
+		remove: []string{"ip link set rdma0 nomaster", "ip link del br0"},
+		maps:   map[string]string{"10.7.0.1%br0": "none: siw0 port 1: iWARP can't send through br0, which is on top of its interface", "10.9.0.1%rdma0": "siw0/1 0"},
+		routes: map[string]string{"10.7.0.9": "none: iWARP can't send through br0"},
+	},
+	{
+		name: "siwveth", driver: "siw",
+		make: []string{"ip link add va address 02:00:00:00:00:0c type veth peer name vb address 02:00:00:00:00:0d", "ip link set va up", "ip link set vb up",
+			"ip addr add 10.7.0.1/24 dev va", "ip addr add 10.6.0.1/24 dev vb", "rdma link add siw1 type siw netdev va", "rdma link add siw2 type siw netdev vb"},
+		remove: []string{"rdma link del siw1", "rdma link del siw2", "ip link del va"},
+		maps:   map[string]string{"10.7.0.1%va": "siw1/1 0", "10.6.0.1%vb": "siw2/1 0"},
+		routes: map[string]string{"10.7.0.9": "siw1/1 0", "10.6.0.9": "siw2/1 0"},
+	},
+	{
+		name: "siwspace1", driver: "siw", inside: "w1",
+		make: twoSpaces, remove: noSpaces,
+		maps:   map[string]string{"10.7.0.1%v1": "siw1/1 0", "10.9.0.1%rdma0": "none: no RDMA device for the interface rdma0"},
+		routes: map[string]string{"10.7.0.9": "siw1/1 0", "10.9.0.9": "none: no way to 10.9.0.9"},
+	},
+	{
+		name: "siwspace2", driver: "siw", inside: "w2",
+		make: twoSpaces, remove: noSpaces,
+		maps:   map[string]string{"10.7.0.2%v2": "siw2/1 0", "10.7.0.1%v1": "none: no RDMA device for the interface v1"},
+		routes: map[string]string{"10.7.0.1": "siw2/1 0"},
+	},
+	{
+		name: "siwdown", driver: "siw", // it doesn't hear that its interface is usable after all
+		make: []string{"ip link add va address 02:00:00:00:00:0c type veth peer name vb address 02:00:00:00:00:0d", "ip link set va up",
+			"ip addr add 10.7.0.1/24 dev va", "rdma link add siw1 type siw netdev va", "ip link set vb up"},
+		remove: []string{"rdma link del siw1", "ip link del va"},
+		maps:   map[string]string{"10.7.0.1%va": "none: siw1 port 1: it is DOWN"},
+		routes: map[string]string{"10.7.0.9": "none: siw1 port 1: it is DOWN"},
+	},
 }
+
+// twoSpaces makes two network namespaces, as containers have them, that are joined by a wire with a device at each end.
+var (
+	twoSpaces = []string{
+		"ip netns add w1", "ip netns add w2", "ip link add v1 netns w1 address 02:00:00:00:01:01 type veth peer name v2 netns w2 address 02:00:00:00:01:02",
+		"ip -n w1 addr add 10.7.0.1/24 dev v1", "ip -n w2 addr add 10.7.0.2/24 dev v2", "ip -n w1 link set v1 up", "ip -n w2 link set v2 up",
+		"ip netns exec w1 rdma link add siw1 type siw netdev v1", "ip netns exec w2 rdma link add siw2 type siw netdev v2",
+	}
+	noSpaces = []string{"rdma link del siw1", "rdma link del siw2", "ip netns del w1", "ip netns del w2"}
+)
 
 var bonded = []string{
 	"modprobe bonding max_bonds=0", // makes none by itself
@@ -130,6 +191,10 @@ func check(t require.TestingT, addr, want string, m Mapping, err error) {
 	require.Equal(t, where, m.text(), addr)
 	if index != "*" {
 		require.Equal(t, index, itoa(m.GIDIndex), addr)
+	}
+	if strings.HasPrefix(m.Device, "siw") {
+		require.Equal(t, []string{"iwarp", iwarp}, []string{m.Transport, m.GIDType})
+		return // the GID is made of the interface's Ethernet address
 	}
 	require.Equal(t, []string{"roce", rocev2}, []string{m.Transport, m.GIDType})
 	require.Equal(t, m.Address.Unmap(), m.GID.Unmap())

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -59,11 +60,15 @@ func TestRDMAHere(t *testing.T) {
 	m, err := MapLocal(own)
 	require.NoError(t, err)
 	t.Logf("%v, found in %v", m, time.Since(began))
-	require.Equal(t, []string{device, setting(t, "RDMA_NETDEV"), "roce"}, []string{m.Device, m.NetDevice, m.Transport})
+	transport, kind := "roce", rocev2
+	if driverOf(device) == "siw" {
+		transport, kind = "iwarp", iwarp
+	}
+	require.Equal(t, []string{device, setting(t, "RDMA_NETDEV"), transport}, []string{m.Device, m.NetDevice, m.Transport})
 	require.Equal(t, setting(t, "RDMA_GID"), itoa(m.GIDIndex))
 	six, err := MapLocal(ip(t, "RDMA_ADDR6"))
 	require.NoError(t, err)
-	require.NotEqual(t, m.GIDIndex, six.GIDIndex)
+	require.Equal(t, transport == "iwarp", m.GIDIndex == six.GIDIndex)
 	_, err = MapLocal(other)
 	require.ErrorIs(t, err, ErrNoRDMA)
 	t.Log(err)
@@ -73,18 +78,25 @@ func TestRDMAHere(t *testing.T) {
 	var text strings.Builder
 	require.NoError(t, v.WriteText(&text))
 	require.Regexp(t, `(?m)^RDMA addresses$`, text.String())
-	require.Regexp(t, fmt.Sprintf(`(?m)^%v +%s +%s +1 +%d +RoCE v2$`, own, m.NetDevice, device, m.GIDIndex), text.String())
+	require.Regexp(t, fmt.Sprintf(`(?m)^%v +%s +%s +1 +%d +%s$`, own, m.NetDevice, device, m.GIDIndex, kind), text.String())
 	require.Regexp(t, fmt.Sprintf(`(?m)^%v +\S+ +none: no RDMA device for the interface`, other), text.String())
 }
 
 // TestRDMAScenarios builds each of the networks that scenarios describes.
 func TestRDMAScenarios(t *testing.T) {
-	rdmaVM(t)
+	driver := driverOf(rdmaVM(t))
 	if os.Getenv("SOCKEMU_TEST_ROLE") != "" {
 		t.Skip("alters rdma0; one VM is enough")
 	}
 	for _, s := range scenarios {
+		if cmp.Or(s.driver, "rxe") != driver {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
+			if os.Getenv("SOCKEMU_TEST_INSIDE") != "" {
+				look(t, s)
+				return
+			}
 			t.Cleanup(func() {
 				for _, c := range s.remove {
 					command(t, c)
@@ -93,22 +105,34 @@ func TestRDMAScenarios(t *testing.T) {
 			for _, c := range s.make {
 				command(t, c)
 			}
-			// The kernel enters addresses into the tables of GIDs a while after.
-			require.EventuallyWithT(t, func(c *assert.CollectT) {
-				r := ReadRDMA(os.DirFS("/"))
-				for addr, want := range s.maps {
-					addr, netdevice, _ := strings.Cut(addr, "%")
-					m, err := r.Map(netdevice, netip.MustParseAddr(addr))
-					checkLive(c, addr, want, m, err)
-				}
-			}, 30*time.Second, 200*time.Millisecond)
-			for peer, want := range s.routes {
-				m, err := MapTo(netip.MustParseAddr(peer))
-				checkLive(t, peer, want, m, err)
+			if s.inside == "" {
+				look(t, s)
+				return
 			}
-			record(t, s)
+			command(t, "ip netns exec "+s.inside+" env SOCKEMU_TEST_INSIDE=1 "+os.Args[0]+" -test.v -test.run=^TestRDMAScenarios$/^"+s.name+"$")
 		})
 	}
+}
+
+// driverOf is the driver of the VM's device: rxe or siw.
+func driverOf(device string) string { return strings.TrimRight(device, "0123456789") }
+
+// look tests a network that has been made.
+func look(t *testing.T, s scenario) {
+	// The kernel enters addresses into the tables of GIDs a while after.
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		r := ReadRDMA(os.DirFS("/"))
+		for addr, want := range s.maps {
+			addr, netdevice, _ := strings.Cut(addr, "%")
+			m, err := r.Map(netdevice, netip.MustParseAddr(addr))
+			checkLive(c, addr, want, m, err)
+		}
+	}, 30*time.Second, 200*time.Millisecond)
+	for peer, want := range s.routes {
+		m, err := MapTo(netip.MustParseAddr(peer))
+		checkLive(t, peer, want, m, err)
+	}
+	record(t, s)
 }
 
 // checkLive is check on the kernel itself, which gives indexes in the order in which it hears of addresses: there the index must be that under
@@ -141,7 +165,11 @@ func record(t *testing.T, s scenario) {
 	}
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	require.NoError(t, err)
-	b := []byte(fmt.Sprintf("Linux %s, rdma_rxe. %s\n", strings.TrimSpace(string(release)), strings.Join(s.make, "; ")))
+	driver := "rdma_rxe"
+	if s.driver != "" {
+		driver = s.driver
+	}
+	b := []byte(fmt.Sprintf("Linux %s, %s. %s\n", strings.TrimSpace(string(release)), driver, strings.Join(s.make, "; ")))
 	for _, class := range []string{"infiniband", "infiniband_verbs", "net"} {
 		b = recordTree(t, b, "/sys/class/"+class)
 	}

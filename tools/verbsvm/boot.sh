@@ -5,6 +5,7 @@
 accel=${VERBS_ACCEL:-tcg,thread=multi}
 cpus=${VERBS_CPUS:-2}
 memory=${VERBS_MEMORY:-1024} # MiB, of each VM
+driver=${VERBS_DRIVER:-rxe}   # of the RDMA device: rxe, or siw, which is built first
 
 declare -A machines=() # role -> process id
 declare -A started_at=()
@@ -30,6 +31,11 @@ prepare() {
 	cp "$here/guest/init" "$share/boot/init"
 	cp "$here"/guest/* "$share/boot/guest/"
 	chmod +x "$share/boot/init"
+	case $driver in
+	rxe) ;;
+	siw) cp "$("$here/siw" "$image")" "$share/boot/guest/" ;;
+	*) die "VERBS_DRIVER is rxe or siw" ;;
+	esac
 	(cd "$share/boot" && find . | cpio -o -H newc --quiet -R 0:0 | gzip -1) | cat "$image/root.cpio.gz" - >"$share/initrd"
 	rm -rf "${share:?}/boot"
 	if ! cc -O1 -o "$share/tsc" "$here/tsc.c" || ! tsc=$("$share/tsc"); then
@@ -43,7 +49,7 @@ machine() {
 	local role=$1 mode=$2 net own other id
 	qemu=(qemu-system-x86_64 -M q35 -accel "$accel" -cpu max -smp "$cpus" -m "$memory" -nodefaults -no-user-config -display none -no-reboot
 		-kernel "$image/vmlinuz" -initrd "$share/initrd"
-		-append "console=ttyS0 quiet loglevel=4 panic=-1 tsc_early_khz=$tsc mitigations=off nokaslr cryptomgr.notests apparmor=0 audit=0 random.trust_cpu=on no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_suppress=1 verbs.role=$role verbs.mode=$mode"
+		-append "console=ttyS0 quiet loglevel=4 panic=-1 tsc_early_khz=$tsc mitigations=off nokaslr cryptomgr.notests apparmor=0 audit=0 random.trust_cpu=on no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_suppress=1 verbs.role=$role verbs.mode=$mode verbs.driver=$driver"
 		-fsdev "local,id=host,path=$share,security_model=none" -device virtio-9p-pci,fsdev=host,mount_tag=host
 		-fsdev "local,id=src,path=$checkout,security_model=none,readonly=on" -device virtio-9p-pci,fsdev=src,mount_tag=src
 		-device virtio-rng-pci)

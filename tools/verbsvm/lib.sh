@@ -30,13 +30,48 @@ host_tools() {
 	command -v xz >/dev/null || missing+=(xz-utils)
 	PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null || missing+=(kmod)
 	command -v flock >/dev/null || missing+=(util-linux)
-	if [ ${#missing[@]} -eq 0 ]; then return; fi
-	if ! command -v apt-get >/dev/null; then die "missing: ${missing[*]} (these are Debian's names); the VM is built of Debian packages"; fi
-	if [ "$(id -u)" -ne 0 ]; then die "missing: ${missing[*]}; install them (apt-get install ${missing[*]}) or run this once as root"; fi
-	say "installing ${missing[*]}"
+	install_tools ${missing[@]+"${missing[@]}"}
+}
+
+# install_tools PACKAGE...: installs what this machine lacks.
+install_tools() {
+	if [ $# -eq 0 ]; then return; fi
+	if ! command -v apt-get >/dev/null; then die "missing: $* (these are Debian's names); the VM is built of Debian packages"; fi
+	if [ "$(id -u)" -ne 0 ]; then die "missing: $*; install them (apt-get install $*) or run this once as root"; fi
+	say "installing $*"
 	export DEBIAN_FRONTEND=noninteractive
-	if ! apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1; then
+	if ! apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1; then
 		apt-get update -qq
-		apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || die "can't install ${missing[*]}"
+		apt-get install -y -qq --no-install-recommends "$@" >/dev/null || die "can't install $*"
 	fi
+}
+
+# apt TOOL ARG...: apt-get or apt-cache with the machine's package lists, or with lists of our own where those are missing or too old.
+apt_options=()
+apt() {
+	local tool=$1
+	shift
+	"$tool" ${apt_options[@]+"${apt_options[@]}"} "$@"
+}
+refresh() {
+	say "fetching package lists"
+	if [ "$(id -u)" -ne 0 ]; then
+		mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+		apt_options=(-o "Dir::State::Lists=$cache/apt/lists" -o "Dir::Cache=$cache/apt" -o "Dir::Cache::Archives=$cache/apt/archives")
+	fi
+	apt apt-get update -qq
+}
+
+# fetch FOLDER FUNCTION: downloads the packages whose names the function prints.
+fetch() {
+	fetch_once "$@" && return
+	refresh
+	fetch_once "$@" || die "can't download the packages: $(cat "$1.log")"
+}
+fetch_once() {
+	local names
+	names=$("$2") || return 1
+	# apt-get drops its rights for a user of its own when root runs it, who can't write here.
+	# shellcheck disable=SC2046
+	(cd "$1" && apt apt-get download -q -o APT::Sandbox::User=root $(sort -u <<<"$names")) >"$1.log" 2>&1
 }
