@@ -20,6 +20,5 @@
 // receiver not ready): a sender that counts what the peer has posted never sees that.
 //
 // There is no shared receive queue: each pair of processes has one queue pair for all its connections, and its receive requests bound what the
-// peer can send, which one queue for several peers couldn't. iWARP devices are listed but can't be connected: that takes the
-// connection manager, librdmacm.
+// peer can send, which one queue for several peers couldn't. The queue pairs of iWARP devices are joined by the kernel, see Joiner.
 package verbs

@@ -23,6 +23,7 @@ const (
 	GIDInfiniBand
 	GIDRoCEv1 // Ethernet frames: doesn't pass routers
 	GIDRoCEv2 // UDP
+	GIDIWARP  // says nothing: iWARP goes by IP addresses
 )
 
 // String names the type as sysfs does, as far as it can tell them apart.
@@ -34,6 +35,8 @@ func (t GIDType) String() string {
 		return "RoCE v1"
 	case GIDRoCEv2:
 		return "RoCE v2"
+	case GIDIWARP:
+		return "iWARP"
 	}
 	return "unknown type"
 }
@@ -67,7 +70,7 @@ func BestGID(list []GIDEntry) (best GIDEntry, ok bool) {
 			n = 3
 		case e.Type == GIDRoCEv2:
 			n = 2
-		case e.Type == GIDInfiniBand:
+		case e.Type == GIDInfiniBand, e.Type == GIDIWARP:
 			n = 1
 		}
 		if n > score {

@@ -49,7 +49,7 @@ machine() {
 	local role=$1 mode=$2 net own other id
 	qemu=(qemu-system-x86_64 -M q35 -accel "$accel" -cpu max -smp "$cpus" -m "$memory" -nodefaults -no-user-config -display none -no-reboot
 		-kernel "$image/vmlinuz" -initrd "$share/initrd"
-		-append "console=ttyS0 quiet loglevel=4 panic=-1 tsc_early_khz=$tsc mitigations=off nokaslr cryptomgr.notests apparmor=0 audit=0 random.trust_cpu=on no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_suppress=1 verbs.role=$role verbs.mode=$mode verbs.driver=$driver"
+		-append "console=ttyS0 quiet loglevel=4 oops=panic panic=-1 tsc_early_khz=$tsc mitigations=off nokaslr cryptomgr.notests apparmor=0 audit=0 random.trust_cpu=on no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_suppress=1 verbs.role=$role verbs.mode=$mode verbs.driver=$driver"
 		-fsdev "local,id=host,path=$share,security_model=none" -device virtio-9p-pci,fsdev=host,mount_tag=host
 		-fsdev "local,id=src,path=$checkout,security_model=none,readonly=on" -device virtio-9p-pci,fsdev=src,mount_tag=src
 		-device virtio-rng-pci)

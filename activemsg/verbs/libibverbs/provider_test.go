@@ -1,6 +1,7 @@
 package libibverbs
 
 import (
+	"net/netip"
 	"os"
 	"strconv"
 	"testing"
@@ -45,6 +46,10 @@ func end(t *testing.T, name string) verbstest.End {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	e := verbstest.End{Device: d, Port: 1}
+	if s := os.Getenv("SOCKEMU_TEST_RDMA_ADDR"); s != "" {
+		e.Addr, err = netip.ParseAddr(s)
+		require.NoError(t, err)
+	}
 	if s := os.Getenv("SOCKEMU_TEST_RDMA_PORT"); s != "" {
 		e.Port, err = strconv.Atoi(s)
 		require.NoError(t, err)

@@ -134,22 +134,29 @@ type qp struct {
 
 func (p *pd) NewQP(cfg verbs.QPConfig) (verbs.QP, error) {
 	const op = "make a queue pair"
-	if p.device.transport == verbs.TransportIWARP {
-		err := fmt.Errorf("%w: an iWARP device needs the connection manager", errors.ErrUnsupported)
-		return nil, &verbs.Error{Op: op, Device: p.device.name, Err: err}
-	}
 	scq, _ := cfg.SendCQ.(*cq)
 	rcq, _ := cfg.RecvCQ.(*cq)
 	if scq == nil || rcq == nil || cfg.Port < 1 || cfg.Port > 255 || cfg.GIDIndex < 0 || cfg.GIDIndex > 255 || cfg.SGE > verbs.MaxSGE {
 		return nil, p.device.error(op, C.int(syscall.EINVAL))
 	}
 	q := &qp{device: p.device, port: cfg.Port, gidIndex: cfg.GIDIndex}
+	port := C.int(cfg.Port)
+	iwarp := p.device.transport == verbs.TransportIWARP
+	if iwarp {
+		if cfg.Port > p.device.Limits().Ports {
+			return nil, p.device.error(op, C.int(syscall.EINVAL))
+		}
+		port = 0
+	}
 	var inline C.int
-	e := C.sk_make_qp(p.pd, scq.cq, rcq.cq, C.int(cfg.SendDepth), C.int(cfg.RecvDepth), C.int(cfg.SGE), C.int(cfg.Inline), C.int(cfg.Port), &q.qp, &inline)
+	e := C.sk_make_qp(p.pd, scq.cq, rcq.cq, C.int(cfg.SendDepth), C.int(cfg.RecvDepth), C.int(cfg.SGE), C.int(cfg.Inline), port, &q.qp, &inline)
 	if e != 0 {
 		return nil, p.device.error(op, e)
 	}
 	q.number, q.inline = uint32(q.qp.qp_num), int(inline)
+	if iwarp {
+		return &joiner{qp: q}, nil
+	}
 	return q, nil
 }
 

@@ -261,7 +261,10 @@ int sk_make_qp(struct vb_pd *pd, struct vb_cq *scq, struct vb_cq *rcq, int sends
 			return sk_error();
 	}
 	struct vb_qp_attr init = {.qp_state = VB_QPS_INIT, .port_num = port, .qp_access_flags = VB_ACCESS_REMOTE_WRITE};
-	int err = sk_modify_qp(*out, &init, VB_QP_STATE | VB_QP_PKEY_INDEX | VB_QP_PORT | VB_QP_ACCESS_FLAGS);
+	int mask = VB_QP_STATE | VB_QP_ACCESS_FLAGS;
+	if (port) // iWARP has no partitions, and chooses its port when it is joined
+		mask |= VB_QP_PKEY_INDEX | VB_QP_PORT;
+	int err = sk_modify_qp(*out, &init, mask);
 	if (err)
 		sk_destroy_qp(*out);
 	return err;

@@ -40,6 +40,7 @@ func gids(sys fs.FS, device string, port int) ([]verbs.GIDEntry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: port %d: %w", verbs.ErrNoDevice, port, err)
 	}
+	iwarp := transport(sys, device) == verbs.TransportIWARP
 	var indexes []int
 	for _, f := range list {
 		if i, err := strconv.Atoi(f.Name()); err == nil {
@@ -61,6 +62,9 @@ func gids(sys fs.FS, device string, port int) ([]verbs.GIDEntry, error) {
 		free = 0
 		// Both can't be read for an entry that isn't set.
 		e.Type = gidType(readLine(sys, path.Join(dir, "gid_attrs/types", file)), readLine(sys, path.Join(dir, "link_layer")))
+		if iwarp {
+			e.Type = verbs.GIDIWARP
+		}
 		e.Netdev = readLine(sys, path.Join(dir, "gid_attrs/ndevs", file))
 		found = append(found, e)
 	}

@@ -25,6 +25,9 @@ func TestSysfs(t *testing.T) {
 		"rxe0/ports/1/gid_attrs/types/1":       file("RoCE v2"),
 		"rxe0/ports/1/gid_attrs/types/10":      file("RoCE v2"),
 		"rxe0/ports/1/gid_attrs/ndevs/1":       file("d0"),
+		"siw0/ports/1/link_layer":              file("Ethernet"),
+		"siw0/ports/1/gids/0":                  file("5254:0000:0901:0000:0000:0000:0000:0000"),
+		"siw0/ports/1/gid_attrs/types/0":       file("IB/RoCE v1"),
 		"mlx5_0/ports/1/link_layer":            file("InfiniBand"),
 		"mlx5_0/ports/1/gids/0":                file("fe80:0000:0000:0000:248a:0703:00ab:cdef"),
 		"mlx5_0/ports/1/gid_attrs/types/0":     file("IB/RoCE v1"),
@@ -45,6 +48,9 @@ func TestSysfs(t *testing.T) {
 	list, err = gids(sys, "mlx5_0", 1)
 	require.NoError(t, err)
 	require.Equal(t, verbs.GIDInfiniBand, list[0].Type)
+	list, err = gids(sys, "siw0", 1)
+	require.NoError(t, err)
+	require.Equal(t, verbs.GIDIWARP, list[0].Type)
 	_, err = gids(sys, "rxe0", 2)
 	require.ErrorIs(t, err, verbs.ErrNoDevice)
 }

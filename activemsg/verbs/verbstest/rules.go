@@ -44,8 +44,11 @@ func testSend(t *testing.T, s *setup) {
 			wr.Flags |= flags
 			// In as many pieces as there can be.
 			wr.NumSGE = verbs.MaxSGE
-			for k := range wr.SGE {
-				wr.SGE[k] = s.a.sge(n*k/verbs.MaxSGE, n*(k+1)/verbs.MaxSGE-n*k/verbs.MaxSGE)
+			if _, ok := s.a.qp.(verbs.Joiner); ok && n < verbs.MaxSGE {
+				wr.NumSGE = uint8(n)
+			}
+			for k, pieces := 0, int(wr.NumSGE); k < pieces; k++ {
+				wr.SGE[k] = s.a.sge(n*k/pieces, n*(k+1)/pieces-n*k/pieces)
 			}
 			s.a.post(wr)
 			c := s.b.one(s.b.recvs)
