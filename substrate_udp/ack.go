@@ -105,7 +105,13 @@ func (l *link) onAck(a *ack, now int64) {
 				l.inflight -= int(p.size)
 				sentAt = max(sentAt, p.at)
 				l.largest = max(l.largest, n)
+				if l.isLong(p) {
+					l.mtu.longSaw = n
+				}
 				continue
+			}
+			if l.isLong(p) {
+				l.mtu.longSaw = max(l.mtu.longSaw, n)
 			}
 			sentAt = max(sentAt, p.at)
 			l.largest = max(l.largest, n)
@@ -212,6 +218,7 @@ func (l *link) detectLoss(now int64) {
 	delay := int64(max(r+r/8*time.Duration(1+l.patience), r+granularity))
 	var sentAt int64
 	bytes, packets := 0, 0
+	vanish := false
 	largest := l.largest
 	for n := l.packets.base; n < min(largest, l.packets.base+uint64(l.packets.count)); n++ {
 		p := l.packets.at(n)
@@ -222,11 +229,18 @@ func (l *link) detectLoss(now int64) {
 			l.lossAt = p.at + delay
 			break // later ones were sent later
 		}
-		if l.lose(p) {
+		counts := l.lose(p)
+		if l.isLong(p) && n > l.mtu.longSaw {
+			vanish, counts = true, false // shorter ones got through, so it is their length that matters
+		}
+		if counts {
 			bytes += int(p.size)
 			packets++
 			sentAt = max(sentAt, p.at)
 		}
+	}
+	if vanish && l.mtu.size > l.mtu.wire {
+		l.noLong(now)
 	}
 	if bytes > 0 {
 		l.lastLoss = now
@@ -283,7 +297,7 @@ func (l *link) appendAck(h []byte, now int64) []byte {
 		window = limit - r.next
 		r.advertised = limit
 	}
-	room := min(l.mtu.size/2, ackLen+maxRanges*rangeLen)
+	room := min(l.mtu.wire/2, ackLen+maxRanges*rangeLen)
 	at := len(h)
 	h = putAck(h, r.got, r.next, uint32(window), time.Duration(now-r.receivedAt), room)
 	if l.ecn.reportsMarks() {

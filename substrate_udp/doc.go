@@ -4,7 +4,8 @@
 // One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
 // connection id, so a peer's address may change (path.go). One goroutine reads each socket, and
 // lends its place to a user who waits in Recv while all that comes is for him (turns.go); large payloads then land in his own buffer
-// (landing.go), rows of short ones are taken in at one go (train.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
+// (landing.go), between namespaces of one host a packet takes a whole row of datagrams (long.go), rows of short ones are
+// taken in at one go (train.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
 // way to it once he is woken if it is on his own (local.go). Whoever calls Send makes the system call
 // himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
 // has neither goroutine nor timer nor buffers.
@@ -15,8 +16,8 @@
 //
 //	0      version << 4 | kind
 //	1      flags (PACKET), else 0
-//	2      PACKET, between processes of one host: 1 + the number of the sender's processor modulo 255; else 0
-//	3      PACKET: how many units of 4 bytes the checksum covers; 0: all of the datagram
+//	2      PACKET and LONG, between processes of one host: 1 + the number of the sender's processor modulo 255; else 0
+//	3      PACKET and LONG: how many units of 4 bytes the checksum covers; 0: all of the datagram
 //	4..7   CRC-32C of what is covered, these four bytes taken as 0: UDP's own checksum has only 16 bits
 //	8..15  connection id
 //
@@ -29,14 +30,15 @@
 //	          if the INIT had some
 //	4 REFUSE  the dialer's id: nobody accepts links here
 //	5 PACKET  the receiver's id; everything else
-//	6 GONE    an id for which a PACKET came, but which is not known here
+//	6 GONE    an id for which a PACKET or LONG came, but which is not known here
+//	7 LONG    a PACKET in a row of datagrams
 //
 // A dialer sends INIT, gets RETRY, sends INIT with the cookie, gets ACCEPT. Until the cookie has shown that the address is true the
 // listener keeps nothing, and answers with less than it was sent. A cookie is good for 10 s and for one link. The INIT is repeated after
 // 50 ms, 100 ms, ... up to 1 s; ACCEPT is repeated for each of them. Windows are the number of bytes that the other may send.
 //
-// Capabilities: bit 0 says that this end sees and sends codepoints of ECN, and knows their counts in ACKs. Bits that are not known mean
-// nothing. Both ends have a capability or neither uses it; an end that knows of none sends 0 and gets none, so older ones work on.
+// Capabilities: bit 0 says that this end sees and sends codepoints of ECN, and knows their counts in ACKs; bit 1 that it sends and takes
+// LONG. Bits that are not known mean nothing. Both ends have a capability or neither uses it; an end that knows of none sends 0 and gets none, so older ones work on.
 //
 // A host token is made of the kernel's boot id and the address and port that its sender uses (0: not known). If an INIT comes from those that
 // its token was made for, the ends are processes of one host, perhaps in two network namespaces, and nothing repeats their datagrams; then
@@ -58,6 +60,13 @@
 //	0x08 ACKNOW     nothing; the packet shall be acknowledged at once
 //	0x40 RESET      nothing; the link is broken
 //	0x80 PAD        the rest is padding: a probe whether this length arrives. Not with DATA or FIN
+//
+// A LONG is a PACKET of up to 65280 bytes, between processes of one host that both know of it, over a path whose MTU is less: a row of datagrams,
+// handed to the kernel at once (UDP_SEGMENT), of which only the first has a header. That has the packet's number in 6 bytes and its length u16
+// behind them, and the checksum leaves out the payload. A datagram of the row has (length - 1) / 64 bytes, so there are 65 or some more. The
+// receiver takes a LONG only if its kernel gives it as many bytes as the length says at once (UDP_GRO), which were more than 64
+// datagrams: kernels join no more than 64, so nothing has taken this row apart. Whatever else begins with such a header is dropped
+// and counted, up to the end of what was received at once.
 //
 // Packets with DATA, FIN, ACKNOW or PAD are acknowledged: after each batch of datagrams read that holds two (256, or 2 MiB, between
 // processes of one host whose round trip is below 1 ms), or one out of order, or one with ACKNOW or FIN, or that came with CE; else within 1 ms, unless a packet
@@ -90,6 +99,9 @@
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
 //     back to 1200, and to new probes after 5 s.
+//   - LONG is used when a probe of that length was acknowledged; it is sent 10 ms after the link was made, where the round trip is below 1 ms.
+//     When one is lost and nothing that long sent later arrives the link goes on without, at once, and probes again after 1 s, then 2 s, up to a minute. What is
+//     sent after a timeout is never LONG; nor is anything when the peer's address has changed.
 //   - Sends in a quick row (8 of them, 50 us apart) are joined to full packets while a packet with ACKNOW is in flight, for at most 200 us.
 //     The last packet for now has ACKNOW if a window holds back what follows, or in such a row if no other one with it is in flight.
 //   - Close sends what is left and FIN, from a copy, for 2 s at most.

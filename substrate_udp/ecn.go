@@ -64,19 +64,29 @@ const marksLen = 12
 const rangesMarked = 1 << 15
 
 // The capabilities that an end tells in INIT and ACCEPT.
-const capECN = 1 << 0
+const (
+	capECN  = 1 << 0
+	capLong = 1 << 1
+)
 
 // capabilities are what this end can do.
 func (s *socket) capabilities() (caps uint32) {
 	if !s.sub.opts.NoECN && s.tr.ecn() {
 		caps |= capECN
 	}
+	if s.tr.rows() {
+		caps |= capLong
+	}
 	return caps
 }
 
 // agree takes in the peer's capabilities when the link opens.
 func (l *link) agree(caps uint32) {
-	l.ecn.peer = caps&l.sock.capabilities()&capECN != 0
+	both := caps & l.sock.capabilities()
+	l.ecn.peer = both&capECN != 0
+	if both&capLong != 0 && l.sameHost {
+		l.mtu.allowLong(l.now())
+	}
 	if !l.sameHost || !l.remote.Addr().IsLoopback() { // nothing between two processes of one host marks there
 		l.validateECN()
 	}

@@ -23,7 +23,7 @@ func newMarksModel(segment int) *marksModel {
 	l.ecn.peer = true
 	l.validateECN()
 	l.rtt.add(20*time.Millisecond, 0, 1)
-	l.mtu.size = segment
+	l.mtu.size, l.mtu.wire = segment, segment
 	return &marksModel{l: l, now: int64(time.Second)}
 }
 

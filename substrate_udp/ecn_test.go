@@ -191,7 +191,7 @@ func TestECNOfOlderPeers(t *testing.T) {
 		l := b.sock.dialed[peerKey{p.addr, 77}]
 		require.NotNil(t, l)
 		h := binary.LittleEndian.AppendUint64(putHeader(nil, kindPacket, flagAckNow, l.id), 0)
-		p.sendECN(to, sealed(h), netem.CE)
+		p.sendRow(to, sealed(h), 0, netem.CE)
 		acks := p.answers()
 		require.Len(t, acks, 1)
 		var q packet

@@ -58,10 +58,15 @@ func (l *link) unsent(num uint64, err error, now int64) {
 		}
 		l.paceAt = now + int64(granularity)
 	case errTooBig:
+		if l.packets.len() > 0 && l.isLong(l.packets.at(num)) {
+			l.mtu.longPause = longPauseMost
+			l.noLong(now)
+		} else {
+			l.shrinkMTU(now)
+		}
 		for ; num < l.num; num++ {
 			l.forget(num, now)
 		}
-		l.shrinkMTU(now)
 		l.paceAt = now + int64(granularity)
 	default:
 		// No route, or no permission, for the moment: for all we know the packets got lost. If it lasts, silence will tell.
@@ -127,8 +132,8 @@ func (l *link) nextPacket(b *batch, now int64) bool {
 		flags |= flagAck
 		h = l.appendAck(h, now)
 	}
-	size := l.mtu.size
-	if probe := l.mtu.due(now); probe > 0 && l.inflight > 0 && l.probes == 0 {
+	size := l.full()
+	if probe := l.probeMTU(now); probe > 0 && l.inflight > 0 && l.probes == 0 {
 		flags |= flagPad
 		return l.addPadding(b, h, flags, probe, now)
 	}
@@ -173,6 +178,9 @@ func (l *link) nextPacket(b *batch, now int64) bool {
 		uncover(h)
 		l.where(h, now)
 	}
+	if len(h)+n > l.mtu.wire {
+		lengthen(h, len(h)+n)
+	}
 	b.add(h, at, n)
 	l.noteSent(sentPacket{at: now, off: off, n: uint32(n), size: uint32(len(h) + n), flags: flags}, now)
 	return flags&flagData != 0 || l.probes > 0
@@ -184,8 +192,15 @@ func (l *link) addPadding(b *batch, h []byte, flags byte, size int, now int64) b
 	at := len(b.vec)
 	h[1] = flags
 	b.vec = append(b.vec, nil, pad)
+	if size == l.mtu.long {
+		uncover(h)
+		l.where(h, now)
+		lengthen(h, size)
+		l.mtu.sentLong(now, l.rtt.timeout())
+	} else {
+		l.mtu.sent(now, l.rtt.timeout())
+	}
 	b.add(h, at, len(pad))
-	l.mtu.sent(now, l.rtt.timeout())
 	l.noteSent(sentPacket{at: now, size: uint32(size), flags: flags}, now)
 	return true
 }

@@ -20,6 +20,7 @@ const (
 	kindRefuse
 	kindPacket
 	kindGone
+	kindLong
 )
 
 // Flags of a kindPacket.
@@ -96,13 +97,13 @@ func unseal(b []byte) (k kind, cid uint64, err error) {
 		return 0, 0, errShort
 	}
 	k = kind(b[0] & 15)
-	if b[0]>>4 != version || k < kindInit || k > kindGone {
+	if b[0]>>4 != version || k < kindInit || k > kindLong {
 		return 0, 0, errVersion
 	}
 	covered := b
-	if b[coverAt] != 0 {
+	if b[coverAt] != 0 || k == kindLong {
 		n := int(b[coverAt]) * coverUnit
-		if k != kindPacket || n < packetLen || n > len(b) {
+		if k != kindPacket && k != kindLong || n < packetLen || n > len(b) {
 			return 0, 0, errFormat
 		}
 		covered = b[:n]
@@ -115,7 +116,7 @@ func unseal(b []byte) (k kind, cid uint64, err error) {
 	return k, binary.LittleEndian.Uint64(b[8:]), nil
 }
 
-// A packet is a kindPacket taken apart. Its slices point into the datagram.
+// A packet is a kindPacket or kindLong taken apart. Its slices point into the datagram.
 type packet struct {
 	flags     byte
 	num       uint64
@@ -128,6 +129,7 @@ type packet struct {
 	bare      bool // the checksum doesn't cover data
 	ecn       byte // the codepoint that it came with
 	head      int  // the length of all before data
+	row       int  // of a kindLong: the length of the packet
 }
 
 // eliciting reports whether the peer must acknowledge a packet of these flags.
@@ -147,12 +149,14 @@ type ack struct {
 // ackUnit is the unit of the delay in an ACK block.
 const ackUnit = 8 * time.Microsecond
 
-// parsePacket takes apart a datagram that unseal took for a kindPacket.
+// parsePacket takes apart what unseal took for a kindPacket or kindLong.
 func parsePacket(b []byte, p *packet) error {
 	rest, err := parseBlocks(b, p)
 	switch {
 	case err != nil:
 		return err
+	case p.row != 0 && p.row != len(b):
+		return errFormat
 	case p.flags&flagPad != 0:
 		if p.flags&(flagData|flagFin) != 0 {
 			return errFormat
@@ -174,6 +178,13 @@ func parseBlocks(b []byte, p *packet) (rest []byte, err error) {
 		return nil, errShort
 	}
 	*p = packet{flags: b[1], num: binary.LittleEndian.Uint64(b[headerLen:]), cpu: b[cpuAt], bare: b[coverAt] != 0}
+	if kind(b[0]&15) == kindLong {
+		p.row = int(p.num >> longNumBits)
+		p.num &= 1<<longNumBits - 1
+		if !p.bare || p.row <= packetLen {
+			return nil, errFormat
+		}
+	}
 	all, covered := len(b), int(b[coverAt])*coverUnit
 	b = b[packetLen:]
 	if p.flags&flagAck != 0 {

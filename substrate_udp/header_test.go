@@ -109,6 +109,7 @@ func FuzzParsePacket(f *testing.F) {
 	h = putAck(h, spans{{1, 4}, {6, 7}, {9, 20}}, 100, 200, time.Millisecond, 500)
 	f.Add(append(binary.LittleEndian.AppendUint64(h, 3), "hello"...))
 	f.Add(putMarks(putAck(h[:packetLen:packetLen], spans{{1, 4}, {6, 7}}, 100, 200, 0, 500), packetLen, marks{2: 7, 3: 1<<32 - 1}))
+	f.Add(longPacket(1, 2, 3, make([]byte, 100)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		unseal(b)
 		var p packet
@@ -116,6 +117,7 @@ func FuzzParsePacket(f *testing.F) {
 			return
 		}
 		require.LessOrEqual(t, len(p.data), len(b)-packetLen)
+		require.Equal(t, isLong(b) || p.row > 0, p.row == len(b))
 		require.GreaterOrEqual(t, p.off+uint64(len(p.data)), p.off)
 		if p.flags&flagAck == 0 {
 			return

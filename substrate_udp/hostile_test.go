@@ -359,6 +359,9 @@ func readAll(l substrate.Link, p []byte) (n int, err error) {
 func FuzzDatagrams(f *testing.F) {
 	f.Add([]byte{version<<4 | byte(kindPacket), flagData, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0})
 	f.Add(initFor(3, nil))
+	long := longPacket(2, 0, 0, make([]byte, 1000))
+	long[2], long[3], long[14], long[15] = byte((len(long)-headerLen)&255), byte((len(long)-headerLen)>>8), 7, (trainHead-packetLen)/coverUnit
+	f.Add(long)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m := newMemory(t, 1, trouble{})
 		s := New(Options{open: m.open})
@@ -368,7 +371,7 @@ func FuzzDatagrams(f *testing.F) {
 		sock.listen()
 		sock.holds += 2
 		l := sock.newLink(netip.AddrPortFrom(memHost, 9))
-		l.state, l.peer = open, 2
+		l.state, l.peer, l.sameHost = open, 2, len(b)%2 == 0
 		l.agree(capECN)
 		sock.add(l)
 		_, err = l.Send(0, [][]byte{make([]byte, 5000)})
@@ -377,13 +380,24 @@ func FuzzDatagrams(f *testing.F) {
 			n := min(len(b), headerLen+int(b[2])+int(b[3])<<8)
 			d := append([]byte(nil), b[:n]...)
 			b = b[n:]
+			segment, covered := n, n
 			d[0], d[2], d[3] = version<<4|d[0]&7, 0, 0
+			if isLong(d) && n > trainHead {
+				// A row, whole or not, whose header has its length or another.
+				covered = packetLen + int(d[15])%64*coverUnit
+				segment, d[3] = max(n>>(d[14]%8), 1), byte(covered/coverUnit)
+				if d[13]&1 == 0 {
+					lengthen(d, n)
+				}
+			}
 			if d[9]&1 == 0 {
 				binary.LittleEndian.PutUint64(d[8:], l.id)
 			}
 			mem := newBlock()
-			k := copy(mem.buf[:], sealed(d))
-			sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: k, Segment: k, ECN: d[10], From: netip.AddrPortFrom(memHost, 9)}, mem, s.now())
+			clear(d[4:8])
+			seal(d[:min(covered, n)], nil)
+			k := copy(mem.buf[:], d)
+			sock.datagrams(&sys.UDPMessage{Buf: mem.buf[:], N: k, Segment: segment, ECN: d[10], From: netip.AddrPortFrom(memHost, 9)}, mem, s.now())
 			mem.drop()
 			for _, x := range sock.touched {
 				x.touched = false

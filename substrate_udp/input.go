@@ -24,6 +24,13 @@ func (s *socket) datagrams(m *sys.UDPMessage, mem *block, now int64) {
 	var l *link
 	for b := m.Buf[:m.N]; len(b) > 0; n++ {
 		k := min(len(b), m.Segment)
+		if isLong(b) {
+			if n > 0 || !whole(m) {
+				c.split.Add(1) // what follows may be its rest, which has no headers
+				break
+			}
+			k = len(b)
+		}
 		l = s.datagram(l, b[:k], m.From, m.ECN, mem, m.N, now)
 		b = b[k:]
 		if l != nil && len(b) >= m.Segment {
@@ -57,12 +64,12 @@ func (s *socket) datagram(held *link, b []byte, from netip.AddrPort, ecn byte, m
 		c.version.Add(1)
 		return held
 	}
-	if held != nil && (k != kindPacket || held.id != id) {
+	if held != nil && (k != kindPacket && k != kindLong || held.id != id) {
 		held.mu.Unlock()
 		held = nil
 	}
 	switch k {
-	case kindPacket:
+	case kindPacket, kindLong:
 		if held == nil {
 			if held = s.find(id); held == nil {
 				c.unknown.Add(1)
@@ -132,7 +139,7 @@ func (l *link) onPacket(p *packet, from netip.AddrPort, mem *block, used int, no
 		}
 	}
 	if p.flags&flagChallenge != 0 {
-		l.sameHost, l.bare = false, false // the peer sees another address of ours, so it takes no payload without a checksum
+		l.leaveHost() // the peer sees another address of ours, so it takes no payload without a checksum
 		l.newPathECN()
 		l.sendProof(from, flagResponse, p.challenge, now)
 	}
@@ -221,7 +228,7 @@ func (s *socket) reports() {
 				}
 				l.mu.Unlock()
 			}
-		case kindPacket:
+		case kindPacket, kindLong:
 			if l := s.findPeer(binary.LittleEndian.Uint64(about[8:])); l != nil && refused {
 				l.mu.Lock()
 				l.onRefused(s.sub.now())

@@ -32,6 +32,7 @@ type kernel struct {
 	addr   netip.AddrPort
 	rcvbuf int
 	cuts   bool // UDP_SEGMENT works
+	joins  bool // and UDP_GRO
 	marks  bool // and codepoints of ECN
 
 	reader  *sys.UDPReader // nil: one at a time
@@ -70,7 +71,7 @@ func listenKernel(ctx context.Context, network, addr string) (transport, error) 
 	k.v6 = !k.addr.Addr().Is4()
 	k.addr = netip.AddrPortFrom(k.addr.Addr().Unmap(), k.addr.Port())
 	k.raw.Control(func(fd uintptr) {
-		_, k.cuts, err = sys.SetUDPOptions(fd, k.v6, true)
+		k.joins, k.cuts, err = sys.SetUDPOptions(fd, k.v6, true)
 		k.marks = sys.ReceiveUDPECN(fd, k.v6) == nil
 		k.rcvbuf, _ = sys.ForceSocketBuffers(fd, socketBuffer)
 	})
@@ -114,6 +115,8 @@ func (k *kernel) source(to netip.AddrPort) netip.AddrPort {
 }
 
 func (k *kernel) ecn() bool { return k.marks && k.reader != nil }
+
+func (k *kernel) rows() bool { return k.cuts && k.joins && k.reader != nil }
 
 func (k *kernel) host() uint64 { return bootID() }
 
@@ -186,14 +189,14 @@ func (k *kernel) write(to netip.AddrPort, b *batch) (int, error) {
 	split := k.cuts && len(b.packets) > 1 && !k.noSplit(to)
 	for i := 0; i < len(b.packets); {
 		j, size := i+1, b.packets[i].size
-		for total := size; split && j < len(b.packets) && j-i < maxSegments; j++ {
+		for total := size; split && b.packets[i].segment == 0 && j < len(b.packets) && j-i < maxSegments; j++ {
 			next := b.packets[j]
-			if total += next.size; next.size > size || total > maxDatagram || b.packets[j-1].size < size ||
+			if total += next.size; next.segment > 0 || next.size > size || total > maxDatagram || b.packets[j-1].size < size ||
 				next.end-b.start(i) > sys.MaxVec {
 				break
 			}
 		}
-		c.vec, c.segment = b.vec[b.start(i):b.packets[j-1].end], 0
+		c.vec, c.segment = b.vec[b.start(i):b.packets[j-1].end], b.packets[i].segment
 		if j > i+1 {
 			c.segment = size
 		}
@@ -201,6 +204,8 @@ func (k *kernel) write(to netip.AddrPort, b *batch) (int, error) {
 		switch {
 		case err == nil:
 			i = j
+		case b.packets[i].segment > 0 && isErrno(err, syscall.EIO, syscall.EINVAL, syscall.EMSGSIZE):
+			return i, errTooBig // also kernels that know of less segments
 		case c.segment > 0 && isErrno(err, syscall.EIO, syscall.EINVAL, syscall.EMSGSIZE):
 			// This way out has no checksum offload, or another limit: the same packets go one by one, for a while.
 			k.route(to).noSplit.Store(time.Now().Add(routeLife).UnixNano())

@@ -35,34 +35,34 @@ func (s *socket) unaim() {
 // landed takes in a datagram that was received with the aim at a user's buffer.
 func (s *socket) landed(m *sys.UDPMessage, now int64) {
 	l, mem := s.aimed, s.mem[0]
-	if !m.Truncated && m.Segment >= m.N && m.N > len(m.Head) && l.land(m, mem, now) {
+	if !m.Truncated && m.N > len(m.Head) && (m.Segment >= m.N || isLong(m.Head) && whole(m)) && l.land(m, mem, now) {
 		c := &s.sub.count
 		c.packetsReceived.Add(1)
 		c.bytesReceived.Add(uint64(m.N))
 		return
 	}
-	whole := newBlock()
-	defer whole.drop()
-	n := copy(whole.buf[:], m.Head)
-	n += copy(whole.buf[n:], m.Body)
-	copy(whole.buf[n:], m.Buf)
-	m.Buf = whole.buf[:]
-	m.Truncated = m.Truncated || m.N > len(whole.buf)
-	s.datagrams(m, whole, now)
+	again := newBlock()
+	defer again.drop()
+	n := copy(again.buf[:], m.Head)
+	n += copy(again.buf[n:], m.Body)
+	copy(again.buf[n:], m.Buf)
+	m.Buf = again.buf[:]
+	m.Truncated = m.Truncated || m.N > len(again.buf)
+	s.datagrams(m, again, now)
 }
 
 // land takes in the packet if it is what was expected: the next bytes of the stream, in order, with nothing special. Else it changes
 // nothing and returns false. It does what onPacket does.
 func (l *link) land(m *sys.UDPMessage, mem *block, now int64) bool {
 	h, n := m.Head, m.N-len(m.Head)
-	if kind(h[0]) != version<<4|kindPacket || binary.LittleEndian.Uint64(h[8:]) != l.id || h[1]&flagData == 0 ||
+	if kind(h[0]) != version<<4|kindPacket && !isLong(h) || binary.LittleEndian.Uint64(h[8:]) != l.id || h[1]&flagData == 0 ||
 		h[1]&^(flagData|flagAck|flagAckNow) != 0 {
 		return false
 	}
 	direct := m.Body[:min(n, len(m.Body))]
 	rest := m.Buf[:n-len(direct)]
 	var p packet
-	if b, err := parseBlocks(h, &p); err != nil || len(b) != 0 || !intact(h, direct, rest, p.bare) {
+	if b, err := parseBlocks(h, &p); err != nil || len(b) != 0 || p.row != 0 && p.row != m.N || isLong(h) != (m.Segment < m.N) || !intact(h, direct, rest, p.bare) {
 		return false
 	}
 	l.mu.Lock()

@@ -83,7 +83,7 @@ func (l *link) trusts(p *packet, from netip.AddrPort) bool {
 		l.peerCPU.Store(uint32(p.cpu))
 		return true
 	}
-	if len(p.data) > 0 {
+	if len(p.data) > 0 || p.row > 0 {
 		l.sub.count.corrupt.Add(1)
 		return false
 	}

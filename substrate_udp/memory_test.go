@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -21,7 +22,8 @@ import (
 type trouble struct {
 	loss, double, corrupt, swap float64
 	delay, jitter               time.Duration
-	mtu                         int // longer datagrams vanish; 0: none do
+	mtu                         int  // longer datagrams vanish; 0: none do
+	splits                      bool // rows of datagrams (outPacket.segment) are taken apart
 
 	codepoint func(netem.ECN) netem.ECN // what becomes of one on the way, or vanishes; nil: nothing
 }
@@ -70,9 +72,10 @@ type port struct {
 }
 
 type memDatagram struct {
-	b    []byte
-	from netip.AddrPort
-	ecn  netem.ECN
+	b       []byte
+	from    netip.AddrPort
+	ecn     netem.ECN
+	segment int // of a row that is whole
 }
 
 type memError struct {
@@ -120,7 +123,10 @@ func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
 		m.N += copy(m.Body, d.b[m.N:])
 		m.N += copy(m.Buf, d.b[m.N:])
 		m.Segment, m.From, m.Truncated, m.ECN = m.N, d.from, m.N < len(d.b), byte(d.ecn)
-		if p.net.host != 0 {
+		switch {
+		case d.segment > 0:
+			m.Segment = d.segment
+		case p.net.host != 0:
 			p.join(m, d)
 		}
 		return 1, nil
@@ -133,14 +139,15 @@ func (p *port) read(msgs []sys.UDPMessage, _ func()) (int, error) {
 
 // join adds what else has come to the datagram first in m, as the kernel does.
 func (p *port) join(m *sys.UDPMessage, first memDatagram) {
-	for m.N%len(first.b) == 0 && m.N+len(first.b) <= len(m.Buf) && len(m.Body) == 0 {
+	for joined := 1; joined < mostJoined && m.N%len(first.b) == 0 && m.N+len(first.b) <= len(m.Buf) && len(m.Body) == 0; {
 		select {
 		case d := <-p.in:
-			if d.b == nil || d.from != first.from || d.ecn != first.ecn || len(d.b) > len(first.b) {
+			if d.b == nil || d.from != first.from || d.ecn != first.ecn || len(d.b) > len(first.b) || d.segment > 0 {
 				p.held = &d
 				return
 			}
 			m.N += copy(m.Buf[m.N:], d.b)
+			joined++
 		default:
 			return
 		}
@@ -160,17 +167,28 @@ func (p *port) unkick() {
 
 func (p *port) write(to netip.AddrPort, b *batch) (int, error) {
 	for i, o := range b.packets {
-		p.sendECN(to, slices.Concat(b.vec[b.start(i):o.end]...), netem.ECN(b.ecn))
+		p.sendRow(to, slices.Concat(b.vec[b.start(i):o.end]...), o.segment, netem.ECN(b.ecn))
 	}
 	return len(b.packets), nil
 }
 
-func (p *port) send(to netip.AddrPort, b []byte) { p.sendECN(to, b, netem.NotECT) }
+func (p *port) send(to netip.AddrPort, b []byte) { p.sendRow(to, b, 0, netem.NotECT) }
 
-func (p *port) sendECN(to netip.AddrPort, b []byte, ecn netem.ECN) {
+// sendRow sends a datagram, or a row of them if segment isn't 0.
+func (p *port) sendRow(to netip.AddrPort, b []byte, segment int, ecn netem.ECN) {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	if segment == 0 || !p.net.trouble.splits {
+		p.sendOne(to, b, segment, ecn)
+		return
+	}
+	for part := range slices.Chunk(b, segment) {
+		p.sendOne(to, part, 0, ecn)
+	}
+}
+
+func (p *port) sendOne(to netip.AddrPort, b []byte, segment int, ecn netem.ECN) {
 	m := p.net
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.watch != nil {
 		m.watch(b)
 	}
@@ -189,11 +207,11 @@ func (p *port) sendECN(to netip.AddrPort, b []byte, ecn netem.ECN) {
 	}
 	if bottleneck := m.pipes[to]; bottleneck != nil {
 		for _, d := range bottleneck.AdmitECN(time.Now(), len(b), ecn) {
-			m.later(time.Until(d.At), memParcel{p, from, to, slices.Clone(b), d.ECN})
+			m.later(time.Until(d.At), memParcel{p, from, to, slices.Clone(b), d.ECN, segment})
 		}
 		return
 	}
-	if m.dark || m.rng.Float64() < tr.loss || tr.mtu > 0 && len(b) > tr.mtu {
+	if m.dark || m.rng.Float64() < tr.loss || tr.mtu > 0 && cmp.Or(segment, len(b)) > tr.mtu {
 		return
 	}
 	copies := 1
@@ -218,7 +236,7 @@ func (p *port) sendECN(to netip.AddrPort, b []byte, ecn netem.ECN) {
 				continue
 			}
 		}
-		m.later(after, memParcel{p, from, to, c, arrives})
+		m.later(after, memParcel{p, from, to, c, arrives, segment})
 	}
 }
 
@@ -228,6 +246,7 @@ type memParcel struct {
 	from, to netip.AddrPort
 	b        []byte
 	ecn      netem.ECN
+	segment  int
 }
 
 // later lets it arrive after some time. Under mu.
@@ -256,7 +275,7 @@ func (m *memory) arrive(p memParcel) {
 		}
 	}
 	select {
-	case d.in <- memDatagram{p.b, p.from, p.ecn}:
+	case d.in <- memDatagram{p.b, p.from, p.ecn, p.segment}:
 	default: // the buffer is full
 	}
 }
@@ -266,6 +285,8 @@ func (p *port) size(netip.AddrPort) (int, int) { return 1200, 1472 }
 func (p *port) buffer() int { return 2 << 20 }
 
 func (p *port) ecn() bool { return true }
+
+func (p *port) rows() bool { return p.net.host != 0 }
 
 func (p *port) host() uint64 { return p.net.host }
 

@@ -27,7 +27,7 @@ func (l *link) newAddress(from netip.AddrPort, now int64) {
 	if l.path.at != 0 || now < l.path.rest {
 		return
 	}
-	l.sameHost, l.bare = false, false
+	l.leaveHost()
 	l.path = path{to: from, token: randomID(), rest: now + int64(pathRest)}
 	l.challengeAgain(now)
 }

@@ -6,11 +6,18 @@ import "time"
 // padding, whose loss says nothing about congestion. Under the link's mu.
 type mtu struct {
 	size  int   // full packets now
+	wire  int   // full datagrams; size is more while long packets are used
 	most  int   // the first hop takes no more
 	high  int   // what is known to be too long, or most+1
 	probe int   // on its way, or to be repeated; 0: none
 	tries int   // how often
 	at    int64 // the next probe
+
+	long      int           // the length of full packets in rows, see long.go; 0: none are sent
+	longAt    int64         // the next probe of that length; 0: there is none
+	longTries int           // how often
+	longPause time.Duration // how long they are left alone when they don't get through
+	longSaw   uint64        // the number of the last one that did
 }
 
 const (
@@ -22,7 +29,7 @@ const (
 )
 
 func (m *mtu) start(sure, most int, now int64) {
-	*m = mtu{size: sure, most: most, high: most + 1}
+	*m = mtu{size: sure, wire: sure, most: most, high: most + 1}
 	if sure < most {
 		m.at = now + int64(mtuSettle)
 	}
@@ -34,15 +41,15 @@ func (m *mtu) due(now int64) int {
 		return 0
 	}
 	if m.probe == 0 {
-		if m.high-m.size <= mtuStep {
+		if m.high-m.wire <= mtuStep {
 			m.at = 0
 			return 0
 		}
-		m.probe, m.tries = (m.size+m.high)/2, 0
+		m.probe, m.tries = (m.wire+m.high)/2, 0
 		switch {
 		case m.high > m.most:
 			m.probe = m.most // most paths take what their first hop takes
-		case m.size < mtuUsual && m.probe > mtuUsual:
+		case m.wire < mtuUsual && m.probe > mtuUsual:
 			m.probe = mtuUsual // the next best guess
 		}
 	}
@@ -61,24 +68,34 @@ func (m *mtu) sent(now int64, timeout time.Duration) {
 // growMTU learns that packets of size bytes arrive.
 func (l *link) growMTU(size int, now int64) {
 	m := &l.mtu
-	if size <= m.size {
+	if size > m.most {
+		l.growLong(now)
 		return
 	}
-	m.size, m.probe = size, 0
+	if size <= m.wire {
+		return
+	}
+	if m.size == m.wire {
+		m.size = size
+		l.cc.SetSegment(size)
+	}
+	m.wire, m.probe = size, 0
 	if m.high <= size {
 		m.high = m.most + 1
 	}
 	m.at = now
-	l.cc.SetSegment(size)
 }
 
 // shrinkMTU suspects that full packets vanish, or knows that they can't be sent.
 func (l *link) shrinkMTU(now int64) {
 	m := &l.mtu
-	if m.size <= minDatagram {
+	if m.size > m.wire {
+		l.noLong(now)
+	}
+	if m.wire <= minDatagram {
 		return
 	}
-	m.high, m.size, m.probe = m.size, minDatagram, 0
+	m.high, m.size, m.wire, m.probe = m.wire, minDatagram, minDatagram, 0
 	m.at = now + int64(mtuPause)
 	l.cc.SetSegment(m.size)
 }

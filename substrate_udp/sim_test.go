@@ -48,6 +48,7 @@ func simulate(t *testing.T, seed uint64) {
 		if rng.IntN(2) == 0 {
 			tr.delay, tr.jitter = tr.delay/20, 0
 		}
+		tr.splits = rng.IntN(3) == 0
 	}
 	honest := codepoints(&tr, rand.New(rand.NewPCG(seed, 3)))
 	m := newMemory(t, seed, tr)
@@ -109,6 +110,8 @@ func simulate(t *testing.T, seed uint64) {
 			m.dark = false
 		case rng.IntN(4) == 0:
 			m.dark = !m.dark
+		case rng.IntN(5) == 0:
+			m.trouble.splits = !m.trouble.splits
 		case rng.IntN(6) == 0:
 			m.translate[addr] = netip.AddrPortFrom(memHost, uint16(translated+n))
 		}

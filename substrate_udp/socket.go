@@ -239,7 +239,7 @@ func (s *socket) sendOne(to netip.AddrPort, p []byte) {
 	b := newBatch()
 	defer b.free()
 	b.vec = append(b.vec, p)
-	b.packets = append(b.packets, outPacket{1, len(p), true})
+	b.packets = append(b.packets, outPacket{end: 1, size: len(p), sealed: true})
 	if _, err := s.tr.write(to, b); err != nil {
 		s.sub.count.sendErrors.Add(1)
 		return

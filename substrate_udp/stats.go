@@ -11,6 +11,8 @@ type Stats struct {
 	Timeouts                     uint64 // probe timeouts
 	Retries                      uint64 // cookies sent to dialers
 	Migrations                   uint64 // links that moved to another address of the peer
+	LongPaths                    uint64 // paths found to carry long packets, see the documentation of the package
+	LongLost                     uint64 // and those of them on which such packets vanished later
 
 	// ECN, by links and the paths that they took; not between processes of one host.
 	ECNPaths uint64 // found to let codepoints through
@@ -26,6 +28,7 @@ type Stats struct {
 	Version    uint64 // of another version, or no protocol of ours
 	Corrupt    uint64 // wrong checksum
 	Malformed  uint64 // right checksum, wrong contents
+	Split      uint64 // a long packet whose row of datagrams didn't stay together
 	Unknown    uint64 // for a link that is not here
 	Duplicate  uint64 // received before: doubled by the network, or replayed
 	BadCookie  uint64 // a dial whose cookie was forged, for another address, too old or used before
@@ -40,6 +43,7 @@ type counters struct {
 	lost, spurious, timeouts, retries, migrations          atomic.Uint64
 	truncated, version, corrupt, malformed, unknown        atomic.Uint64
 	duplicate, badCookie, overloaded, overrun, sendErrors  atomic.Uint64
+	split, longPaths, longLost                             counter
 	ecnPaths, ecnMarks                                     counter
 	ecnBleached, ecnMangled, ecnLost, ecnFalse             counter
 }
@@ -57,6 +61,7 @@ func (s *Substrate) Stats() Stats {
 		Malformed: c.malformed.Load(), Unknown: c.unknown.Load(), Duplicate: c.duplicate.Load(), BadCookie: c.badCookie.Load(),
 		ECNPaths: c.ecnPaths.Load(), ECNMarks: c.ecnMarks.Load(), ECNBleached: c.ecnBleached.Load(), ECNMangled: c.ecnMangled.Load(),
 		ECNLost: c.ecnLost.Load(), ECNFalse: c.ecnFalse.Load(),
+		Split: c.split.Load(), LongPaths: c.longPaths.Load(), LongLost: c.longLost.Load(),
 		Overloaded: c.overloaded.Load(), Overrun: c.overrun.Load(), SendErrors: c.sendErrors.Load(),
 	}
 }

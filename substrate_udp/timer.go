@@ -42,6 +42,9 @@ func (l *link) schedule(now int64) {
 	at := due(l.ackAt, l.lossAt, l.probeAt(), l.paceAt, l.holdAt, l.linger, l.path.at, l.resetAt, l.askAt)
 	if l.inflight > 0 {
 		at = min(at, due(l.mtu.at)) // its probes go along with other packets
+		if l.probesLong() {
+			at = min(at, due(l.mtu.longAt))
+		}
 	}
 	if at == never || l.timer.at != 0 && l.timer.at <= at {
 		return

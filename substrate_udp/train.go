@@ -26,7 +26,7 @@ func (l *link) train(b *batch, now int64) bool {
 	switch {
 	case !l.bare, size > trainBelow, avail < l.sent+uint64(trainLeast*payload),
 		l.probes > 0, len(l.lost) > 0, l.finDue, l.ecn.marking && l.ecn.state != ecnCapable, l.ackDue(), !l.unpaced(now), l.held(now),
-		l.inflight > 0 && l.mtu.due(now) > 0:
+		l.inflight > 0 && l.probeMTU(now) > 0:
 		return false
 	}
 	n := min(int((avail-l.sent)/uint64(payload)), (l.flight()-l.inflight+size-1)/size, (min(maxDatagram, blockSize)-b.bytes)/size,
@@ -55,7 +55,7 @@ func (l *link) train(b *batch, now int64) bool {
 	}
 	for i := range n {
 		b.vec = append(b.vec, b.mem.buf[i*size:(i+1)*size])
-		b.packets = append(b.packets, outPacket{len(b.vec), size, true})
+		b.packets = append(b.packets, outPacket{end: len(b.vec), size: size, sealed: true})
 	}
 	b.bytes += n * size
 	sent := sentPacket{at: now, off: l.sent, n: uint32(payload), size: uint32(size), flags: flagData, state: inFlight}

@@ -19,7 +19,7 @@ func trainLink(size, mtu int, cut func() int) (*link, []byte) {
 	l := &link{sub: New(Options{}), state: open, peer: 9, remote: mustAddr("127.0.0.1:7")}
 	l.sameHost, l.bare = true, true
 	l.cc = NewCubic(mtu)
-	l.mtu.size, l.mtu.most = mtu, mtu
+	l.mtu.size, l.mtu.wire, l.mtu.most = mtu, mtu, mtu
 	l.limit = uint64(size)
 	for at := 0; at < size; {
 		n := min(max(cut(), 1), size-at)
@@ -39,6 +39,9 @@ func TestTrain(t *testing.T) {
 		l.limit = uint64(rapid.IntRange(0, size).Draw(t, "limit"))
 		l.inflight = rapid.IntRange(0, l.cc.Window()).Draw(t, "in flight")
 		l.num = rapid.Uint64Range(0, 1<<40).Draw(t, "number")
+		if rapid.Bool().Draw(t, "long") {
+			l.mtu.long, l.mtu.size = longSize, longSize
+		}
 		if rapid.Bool().Draw(t, "ECN") {
 			l.ecn.state, l.ecn.round = ecnCapable, 3
 		}
@@ -56,8 +59,15 @@ func TestTrain(t *testing.T) {
 				require.Len(t, raw, o.size)
 				k, id, err := unseal(raw)
 				require.NoError(t, err)
-				require.Equal(t, kindPacket, k)
 				require.EqualValues(t, 9, id)
+				if o.size > mtu {
+					require.Equal(t, kindLong, k)
+					require.LessOrEqual(t, o.size, l.mtu.size)
+					require.Equal(t, segmentOf(o.size), o.segment)
+				} else {
+					require.Equal(t, kindPacket, k)
+					require.Zero(t, o.segment)
+				}
 				var p packet
 				require.NoError(t, parsePacket(raw, &p))
 				require.Equal(t, byte(flagData), p.flags&^flagAckNow)
@@ -205,6 +215,9 @@ func row(t *rapid.T) {
 		seal(p[:trainHead], [][]byte{p[trainHead:]})
 		if change == 7 {
 			p[rapid.IntRange(0, trainHead-1).Draw(t, "where")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		}
+		if isLong(p) {
+			p[0] ^= 2 // a long packet would end the run
 		}
 		if change == 8 && payload > 1 {
 			p = p[:len(p)-1] // shorter: the last of a run

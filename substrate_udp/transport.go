@@ -30,6 +30,8 @@ type transport interface {
 	source(to netip.AddrPort) netip.AddrPort
 	// ecn reports whether codepoints of ECN are sent, and told of what is received.
 	ecn() bool
+	// rows reports whether rows of datagrams (outPacket.segment) are sent in one, and received in one if nothing takes them apart.
+	rows() bool
 	// host is a number that all processes of this host know, and others don't; 0: there is none.
 	host() uint64
 	// reported returns one error that the network reported, and the beginning of the datagram that it is about.
@@ -64,10 +66,12 @@ type batch struct {
 	call   kernelCall
 }
 
-// An outPacket is one packet of a batch: it ends before vec[end] and is size bytes long. One with its checksum may be in one piece.
+// An outPacket is one packet of a batch: it ends before vec[end] and is size bytes long. One with its checksum may be in one piece. A long one
+// is sent as a row of datagrams of segment bytes, the last of them shorter, perhaps.
 type outPacket struct {
 	end, size int
 	sealed    bool
+	segment   int
 }
 
 var batches = sync.Pool{New: func() any {
@@ -100,7 +104,11 @@ func (b *batch) header() []byte { return b.headers[len(b.headers):len(b.headers)
 func (b *batch) add(h []byte, at, payload int) {
 	b.headers = b.headers[:len(b.headers)+len(h)]
 	b.vec[at] = h
-	b.packets = append(b.packets, outPacket{len(b.vec), len(h) + payload, false})
+	o := outPacket{end: len(b.vec), size: len(h) + payload}
+	if isLong(h) {
+		o.segment = segmentOf(o.size)
+	}
+	b.packets = append(b.packets, o)
 	b.bytes += len(h) + payload
 }
 
