@@ -75,6 +75,28 @@ func TestGarbageBesidePlain(t *testing.T) {
 	})
 }
 
+// TestPlainClientThatIsDone: a plain client that has said all it has to say, perhaps nothing, waits for the server's word: with TCP it would get
+// it.
+func TestPlainClientThatIsDone(t *testing.T) {
+	besiege(t, Config{}, func(t *testing.T, s *siege) {
+		l, err := s.eb.Listen(t.Context(), "b:2", Plain{Accept: true})
+		require.NoError(t, err)
+		for _, said := range []string{"", wire.Magic[:3], "x"} {
+			x, err := s.x.Dial(t.Context(), "b:2")
+			require.NoError(t, err)
+			require.NoError(t, sendAll(x, []byte(said)))
+			x.Close()
+			time.Sleep(time.Second)
+			require.Len(t, l.queue, 1, "%q", said)
+			acc, err := l.Accept()
+			require.NoError(t, err)
+			require.Nil(t, acc.Session)
+			require.Equal(t, said, string(acc.Head))
+			acc.Link.Close()
+		}
+	})
+}
+
 func TestVersionSkew(t *testing.T) {
 	besiege(t, Config{}, func(t *testing.T, s *siege) {
 		newer, _ := opening(t, s.eb.psk, fresh().Append(nil), func(h *wire.Hello) { h.Version, h.MinVersion = 9, wire.Version+1 })

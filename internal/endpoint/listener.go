@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -279,8 +280,8 @@ func (l *Listener) readMagic(link substrate.Link, b []byte, deadline time.Time) 
 			return n, wire.ErrMagic
 		}
 		if err != nil {
-			if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && l.plain.Accept {
-				return 0, wire.ErrMagic
+			if l.plain.Accept && (n == 0 && errors.Is(err, os.ErrDeadlineExceeded) || err == io.EOF) {
+				return n, wire.ErrMagic // it waits for our word, or says no more
 			}
 			return -1, err
 		}
