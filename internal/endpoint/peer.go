@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ type peer struct {
 	proc gid.ProcessID
 
 	mu       sync.Mutex
-	addrs    []string
+	addrs    []string // the latest, oldest first
 	sessions map[gid.GID]*session.Session
 	ch       *channel
 	running  bool // the dial loop
@@ -102,13 +103,13 @@ func (p *peer) join(s *session.Session, addrs []string, c *choice) {
 	offers, _ := s.PeerOffers()
 	p.mu.Lock()
 	for _, a := range addrs {
-		known := false
-		for _, b := range p.addrs {
-			known = known || a == b
+		if slices.Contains(p.addrs, a) {
+			continue
 		}
-		if !known && len(p.addrs) < 2*wire.MaxAddrs {
-			p.addrs = append(p.addrs, a)
+		if len(p.addrs) == 2*wire.MaxAddrs {
+			p.addrs = slices.Delete(p.addrs, 0, 1)
 		}
+		p.addrs = append(p.addrs, a)
 	}
 	if name, _, _ := s.Link(); name == p.e.cfg.Substrate.Name() {
 		p.offers = offers // over a path without network addresses the peer can't say which of its own we can reach

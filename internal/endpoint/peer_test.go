@@ -3,6 +3,7 @@ package endpoint
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/substrate/fault"
+	"github.com/sockemu/sockemu/wire"
 )
 
 // TestChannelHangUps: a peer that hangs up every control channel, because it has too many perhaps, is asked again less and less often, and
@@ -74,5 +76,30 @@ func TestBareWithoutChannel(t *testing.T) {
 		require.InDelta(t, c.ea.cfg.Session.DeadAfter.Seconds(), time.Since(start).Seconds(), 0.1)
 		c.n.Route(nil)
 		c.alive(t)
+	})
+}
+
+// TestNewAddress: of a peer process that has been reached at many addresses the latest are known, not the first.
+func TestNewAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t, fault.Config{Seed: 1}, Config{})
+		p, _ := channelTo(c.ea, c.eb.proc)
+		for i := range 3 * wire.MaxAddrs {
+			addr := fmt.Sprintf("b:%d", 100+i)
+			l, err := c.eb.Listen(t.Context(), addr, Plain{})
+			require.NoError(t, err)
+			s, err := c.ea.Dial(t.Context(), addr, 0)
+			require.NoError(t, err)
+			_, err = l.Accept()
+			require.NoError(t, err)
+			p.mu.Lock()
+			known := slices.Clone(p.addrs)
+			p.mu.Unlock()
+			require.Contains(t, known, addr)
+			require.LessOrEqual(t, len(known), 2*wire.MaxAddrs)
+			s.SetLinger(0)
+			s.Close()
+			l.Free()
+		}
 	})
 }
