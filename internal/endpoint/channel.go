@@ -18,10 +18,12 @@ import (
 )
 
 // maxQueue bounds the records waiting to be sent, in bytes. A peer that doesn't take them is not alive. maxStranger bounds them for one that
-// has dialled this channel and not proved a connection on it: anybody may do that.
+// has dialled this channel and not proved a connection on it: anybody may do that. It also bounds them for each that was accepted while
+// maxQueued wait on all channels together: who has proved one connection can have many channels.
 const (
 	maxQueue    = 8 << 20
 	maxStranger = 64 << 10
+	maxQueued   = 256 << 20
 )
 
 // emptyChannel is how long a channel that was accepted may be without a connection; maxChannels bounds them all.
@@ -56,6 +58,7 @@ type channel struct {
 	slotGen   uint16
 	nextSlot  int
 	queue     []byte
+	waiting   int // bytes in queue and on their way out, as counted in Endpoint.queued
 	spare     []byte
 	late      []*session.Session // they have something to say within the acknowledgement delay
 	lateOn    bool
@@ -100,11 +103,13 @@ func (c *channel) Proc() gid.ProcessID { return c.proc }
 func (c *channel) Post(r *wire.Record) {
 	c.mu.Lock()
 	most := maxQueue
-	if !c.dialed && len(c.attached) == 0 {
+	if !c.dialed && (len(c.attached) == 0 || c.e.queued.Load() >= c.e.queueMost) {
 		most = maxStranger
 	}
 	if c.err == nil && len(c.queue) < most {
+		was := len(c.queue)
 		c.queue = r.Append(c.queue)
+		c.count(len(c.queue) - was)
 	}
 	over := c.err == nil && len(c.queue) >= most
 	c.mu.Unlock()
@@ -116,6 +121,12 @@ func (c *channel) Post(r *wire.Record) {
 	case c.wake <- struct{}{}:
 	default:
 	}
+}
+
+// count notes that n more bytes are waiting. Under mu.
+func (c *channel) count(n int) {
+	c.waiting += n
+	c.e.queued.Add(int64(n))
 }
 
 // PostLater has s flushed within the acknowledgement delay, with all others that asked: one wake-up and one segment for many
@@ -173,6 +184,9 @@ func (c *channel) writeLoop() {
 			c.vec[0] = out // no allocation per acknowledgement
 			_, err := c.link.Send(substrate.Unkept, c.vec[:])
 			c.mu.Lock()
+			if c.err == nil {
+				c.count(-len(out))
+			}
 			c.sending = false
 			select {
 			case c.sent <- struct{}{}:
@@ -456,7 +470,8 @@ func (c *channel) close(err error) {
 	c.err = err
 	list := c.attached
 	c.attached = nil
-	c.late = nil
+	c.late, c.queue = nil, nil
+	c.count(-c.waiting)
 	c.mu.Unlock()
 	if c.lateT != nil {
 		c.lateT.Stop()

@@ -52,6 +52,9 @@ type Endpoint struct {
 
 	count counts
 	total totals
+
+	queued    atomic.Int64 // bytes that wait on control channels
+	queueMost int64        // see maxQueued
 }
 
 type counts struct {
@@ -64,7 +67,7 @@ func New(cfg Config) *Endpoint {
 	cfg = cfg.withDefaults()
 	e := &Endpoint{
 		cfg: cfg, proc: gid.NewProcessID(), psk: clusterPSK(cfg.ClusterKey), log: cfg.Session.Logger,
-		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes), probing: make(chan struct{}, probesServed), moving: make(chan struct{}, moves),
+		pool: session.NewPool(cfg.MemoryBudget), queueMost: maxQueued, slots: make(chan struct{}, cfg.MaxHandshakes), probing: make(chan struct{}, probesServed), moving: make(chan struct{}, moves),
 		sessions: make(map[end]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
 		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
 	}

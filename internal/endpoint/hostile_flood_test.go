@@ -80,3 +80,55 @@ func TestBacklogFull(t *testing.T) {
 		}
 	})
 }
+
+// TestManyFloods: who has a connection may have many control channels, ask on each, and never read the answers: together they are bounded.
+func TestManyFloods(t *testing.T) {
+	besiege(t, Config{}, func(t *testing.T, s *siege) {
+		const most, channels = 1 << 20, 8
+		s.eb.queueMost = most
+		proc, id := gid.NewProcessID(), gid.New()
+		data, _, a, err := s.handshake(t, request{kind: wire.KindOpen, gid: id, psk: s.eb.psk, my: wire.Setup{Proc: proc, Epoch: 1, LinkNo: 1, Limit: 1 << 20}})
+		require.NoError(t, err)
+		acc, err := s.l.Accept()
+		require.NoError(t, err)
+		mine := session.New(id, true, a.secret(true), session.Config{}, s.ea, s.ea.pool)
+		var batch []byte
+		for range 1000 {
+			batch = (&wire.Record{Type: wire.TypePing}).Append(batch)
+		}
+		var links []substrate.Link
+		for range channels {
+			l, a := s.control(t, proc)
+			c := &channel{binding: a.binding}
+			require.NoError(t, sendAll(l, (&wire.Record{Type: wire.TypeAttach, GID: id, MAC: c.proof(mine, true)}).Append(nil)))
+			var have []byte
+			require.Equal(t, wire.TypeAttach, nextRecord(t, l, &have).Type)
+			links = append(links, l)
+		}
+		peak := int64(0)
+		for range 2 * most / len(batch) {
+			for _, l := range links {
+				l.SetSendDeadline(time.Now().Add(time.Second))
+				sendAll(l, batch)
+			}
+			synctest.Wait()
+			waiting := int64(0)
+			for _, c := range s.eb.openChannels() {
+				c.mu.Lock()
+				waiting += int64(len(c.queue))
+				c.mu.Unlock()
+			}
+			peak = max(peak, waiting)
+		}
+		require.Greater(t, peak, int64(most/2), "one that is slow isn't given up at once")
+		require.LessOrEqual(t, peak, int64(most+channels*(len(batch)+maxStranger)))
+		s.alive(t)
+		for _, l := range append(links, data) {
+			l.Close()
+		}
+		acc.Session.SetLinger(0)
+		acc.Session.Close()
+		time.Sleep(time.Minute)
+		require.Zero(t, s.eb.queued.Load())
+	})
+}
