@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -63,9 +64,15 @@ func (e *Endpoint) Import(ctx context.Context, state []byte, hold bool) (*sessio
 		return nil, fmt.Errorf("%w: %w", session.ErrStateDamaged, err)
 	}
 	s.SetAddrs(parseAddr(st.Local), parseAddr(st.Remote))
+	if old := e.lookup(st.GID, st.Initiator); old != nil && old.Over() {
+		e.forget(old) // an earlier holder, which was fenced off
+	}
 	if err := e.add(&entry{s: s, home: st.Home, imported: true, held: hold, reach: len(st.PeerAddrs) > 0}); err != nil {
 		s.Abort(net.ErrClosed, err.Error())
-		return nil, fmt.Errorf("%w: %w", session.ErrStateReplayed, err)
+		if !errors.Is(err, net.ErrClosed) {
+			err = fmt.Errorf("%w: %w", session.ErrStateReplayed, err)
+		}
+		return nil, err
 	}
 	e.count.importedN.Add(1)
 	s.RetryNow()

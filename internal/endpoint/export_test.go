@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -70,5 +71,45 @@ func TestImportStays(t *testing.T) {
 		p.alive(t)
 		require.Len(t, p.ea.Sessions(), 1)
 		require.Len(t, p.eb.Sessions(), 1)
+	})
+}
+
+// TestImportAfterFencing: a process whose end was fenced off gets the connection back from the one that held it meanwhile, also while it
+// remembers the end that it lost.
+func TestImportAfterFencing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCouple(t, fault.Config{Seed: 1}, Config{})
+		p.alive(t)
+		ec := New(Config{Substrate: p.n.Host("c"), NoSharing: true})
+		defer ec.Close()
+		state, err := p.ea.Export(t.Context(), p.a)
+		require.NoError(t, err)
+		there, err := ec.Import(t.Context(), state, false)
+		require.NoError(t, err)
+		(&couple{a: there, b: p.b}).alive(t)
+		lost, err := p.ea.Import(t.Context(), state, false) // it was thought that the other process had failed
+		require.NoError(t, err)
+		_, err = lost.Read(make([]byte, 1))
+		require.ErrorIs(t, err, session.ErrFenced)
+		state, err = ec.Export(t.Context(), there)
+		require.NoError(t, err)
+		p.a, err = p.ea.Import(t.Context(), state, false)
+		require.NoError(t, err)
+		p.alive(t)
+		time.Sleep(2 * p.ea.cfg.Remember)
+		p.alive(t)
+	})
+}
+
+// TestImportIntoClosed: a state that finds no process to hold it is no state that was used before.
+func TestImportIntoClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCouple(t, fault.Config{Seed: 1}, Config{})
+		state, err := p.ea.Export(t.Context(), p.a)
+		require.NoError(t, err)
+		p.ea.Close()
+		_, err = p.ea.Import(t.Context(), state, false)
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.NotErrorIs(t, err, session.ErrStateReplayed)
 	})
 }
