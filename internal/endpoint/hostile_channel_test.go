@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -217,5 +218,13 @@ func TestPingFlood(t *testing.T) {
 		require.Less(t, asked, 16<<20, "it is thrown out")
 		require.LessOrEqual(t, most, maxStranger+len(batch))
 		l.Close()
+	})
+}
+
+// TestNoChannelWhereAllIsSealed: records in clear have no use there.
+func TestNoChannelWhereAllIsSealed(t *testing.T) {
+	besiege(t, Config{Session: session.Config{Seal: true}}, func(t *testing.T, s *siege) {
+		s.handshakeRefused(t, request{kind: wire.KindControl, psk: s.eb.psk, my: wire.Setup{Proc: gid.NewProcessID()}}, wire.StatusPolicy, "control")
+		require.Empty(t, s.eb.openChannels())
 	})
 }

@@ -433,6 +433,10 @@ func (l *Listener) path() selector.Path { return selector.Path{Substrate: l.sub.
 
 func (l *Listener) serveControl(link substrate.Link, fixed []byte, h wire.Hello) {
 	e := l.e
+	if e.cfg.Session.Seal {
+		l.turnAway(link, wire.StatusPolicy, errors.New("everything is encrypted here, records, too: they travel in the links"))
+		return
+	}
 	if (h.Flags&wire.HelloPSK != 0) != (len(e.cfg.ClusterKey) > 0) {
 		l.turnAway(link, wire.StatusKey, errors.New("a cluster key is demanded on one side only"))
 		return
