@@ -43,7 +43,7 @@ cross:
 
 # What depends on the size of an int or on the layout of the kernel's structures, run as a program of 32 bits (amd64 runs those, too).
 test32:
-	GOARCH=386 CGO_ENABLED=0 $(GO) test -timeout $(TIMEOUT) ./gid ./wire ./internal/sys ./internal/samehost ./substrate_tcp
+	GOARCH=386 CGO_ENABLED=0 $(GO) test -timeout $(TIMEOUT) ./gid ./wire ./internal/sys ./internal/samehost ./substrate_tcp ./substrate_shm
 
 race:
 	$(GO) test -race -p 1 -timeout $(TIMEOUT) ./... # one package at a time: each is slow enough by itself

@@ -105,6 +105,8 @@ func (s *Substrate) offer(sock *net.UnixConn, local, remote addr) (l *link, err 
 		return nil, &userError{theirs: -1, ours: os.Getuid()}
 	case badVersion:
 		return nil, fmt.Errorf("the process there doesn't speak version %d", version)
+	case badMemory:
+		return nil, fmt.Errorf("the process there could not map the memory of a link, %d bytes", headerSize+2*s.opts.RingSize)
 	default:
 		return nil, fmt.Errorf("the process there answers %d", answer[0])
 	}

@@ -236,3 +236,28 @@ func FuzzHello(f *testing.F) {
 		}
 	})
 }
+
+// TestRefusals: a hello that is refused gets a word that says what to look for there.
+func TestRefusals(t *testing.T) {
+	for answer, words := range map[byte]string{badMemory: "could not map the memory", badVersion: "version", badUser: "user", 77: "answers 77"} {
+		path := filepath.Join(shortDir(t), "socket")
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		require.NoError(t, err)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c, err := l.AcceptUnix()
+			if err == nil {
+				c.Read(make([]byte, helloSize))
+				c.Write([]byte{answer})
+				c.Close()
+			}
+		}()
+		host, err := hostID()
+		require.NoError(t, err)
+		_, err = New(Options{}).Dial(t.Context(), host+":"+path)
+		require.ErrorContains(t, err, words)
+		<-done
+		l.Close()
+	}
+}

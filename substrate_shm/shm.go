@@ -23,11 +23,12 @@ const name = "shm"
 // suffix is what the names of sockets end in.
 const suffix = ".shm"
 
-// The bounds of Options.RingSize and what it is by default.
+// The bounds of Options.RingSize and what it is by default: 2 MiB, or 256 KiB where addresses have 32 bits, for 500 links of 4 MiB each would
+// fill half of them.
 const (
 	MinRingSize     = 4 << 10
 	MaxRingSize     = 64 << 20
-	DefaultRingSize = 2 << 20
+	DefaultRingSize = 256 << 10 << (3 * (^uint(0) >> 63))
 )
 
 // Options tune the links of a Substrate. The zero value is good.
