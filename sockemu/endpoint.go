@@ -200,7 +200,7 @@ func resolve(ctx context.Context, network, address string, listen bool) (string,
 // Dial opens a connection to address, a "host:port", over network "tcp", "tcp4" or "tcp6". It returns when the peer has
 // answered: one round trip more than TCP's. A peer that doesn't speak sockemu is found out by its first answer, or by its
 // silence for FallbackTimeout; then Dial connects again, plainly, and remembers it for FallbackCache, unless the configuration
-// forbids it. Once an address has spoken sockemu it is never downgraded.
+// forbids it. Once an address has spoken sockemu it is never downgraded: if a link to it breaks before an answer Dial tries again, some times.
 //
 // Errors are *net.OpError around: ErrNotSockemu, *RefusedError, or a *substrate.Error with its class.
 func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, error) {
@@ -220,7 +220,7 @@ func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, er
 	if may && e.knownPlain(address) {
 		return e.dialPlain(ctx, network, address, "known not to speak sockemu")
 	}
-	s, err := e.e.Dial(ctx, target, e.answerTimeout(address))
+	s, err := e.dial(ctx, target, address)
 	if err == nil {
 		e.remember(address)
 		if err := e.e.AwaitPolicy(ctx, s); err != nil {
@@ -233,6 +233,35 @@ func (e *Endpoint) Dial(ctx context.Context, network, address string) (*Conn, er
 		return e.dialPlain(ctx, network, address, err.Error())
 	}
 	return fail(err)
+}
+
+// How often a peer that is known to speak sockemu is asked again if a link to it ends unanswered, and after which pauses: that long a process may
+// take to get through a crowd that has overrun its port.
+const (
+	crowdTries = 5
+	crowdPause = 20 * time.Millisecond // doubled each time
+)
+
+// dial opens a session to target, which is address resolved.
+func (e *Endpoint) dial(ctx context.Context, target, address string) (*session.Session, error) {
+	s, err := e.e.Dial(ctx, target, e.answerTimeout(address))
+	pause := crowdPause
+	for range crowdTries {
+		// Whoever was asked at the same time may have got an answer meanwhile.
+		if !errors.Is(err, endpoint.ErrUnanswered) || !e.knownSpeaker(address) || ctx.Err() != nil {
+			break
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		}
+		pause *= 2
+		s, err = e.e.Dial(ctx, target, 0)
+	}
+	return s, err
 }
 
 // timeoutError is for net.OpError.Timeout, which looks no deeper than the error it holds, and for programs that compare: whether

@@ -29,6 +29,16 @@ var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSH
 // ErrNotSockemu: the peer answers, but doesn't speak sockemu.
 var ErrNotSockemu = errors.New("the peer does not speak sockemu")
 
+// ErrUnanswered: the link ended before the peer's first word, or it stayed silent for request.answer. A peer with sockemu that has too much to do looks like
+// that, too.
+var ErrUnanswered = errors.New("no answer")
+
+// unanswered is an error that matches ErrUnanswered besides, in its own words.
+type unanswered struct{ error }
+
+func (u unanswered) Unwrap() error      { return u.error }
+func (unanswered) Is(target error) bool { return target == ErrUnanswered }
+
 // agreed is what both sides have after a handshake.
 type agreed struct {
 	out, in *noise.CipherState
@@ -185,14 +195,18 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	}
 	if err := recvFull(link, rb[:len(wire.Magic)]); err != nil {
 		if sendErr != nil && q.answer == 0 {
-			return fail(sendErr)
+			return fail(unanswered{sendErr})
 		}
 		if silence && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
-			err = fmt.Errorf("%w: it said nothing for %v", ErrNotSockemu, q.answer)
-		} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || q.answer > 0 && errors.Is(err, syscall.ECONNRESET) {
+			return fail(unanswered{fmt.Errorf("%w: it said nothing for %v", ErrNotSockemu, q.answer)})
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fail(err)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || q.answer > 0 && errors.Is(err, syscall.ECONNRESET) {
 			err = fmt.Errorf("%w: it closed the link (%w)", ErrNotSockemu, err)
 		}
-		return fail(err)
+		return fail(unanswered{err})
 	}
 	if string(rb[:len(wire.Magic)]) != wire.Magic {
 		return fail(fmt.Errorf("%w: it answered %q", ErrNotSockemu, rb[:len(wire.Magic)]))
