@@ -106,7 +106,7 @@ func (c *pipeCmd) endpoint(std *stdio) (*sockemu.Endpoint, error) {
 		cfg.Security = sockemu.SecurityEncrypt
 	}
 	var err error
-	if cfg.ClusterKey, err = c.key(); err != nil {
+	if cfg.ClusterKey, err = c.key(std.log); err != nil {
 		return nil, err
 	}
 	if c.Verbose {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -105,7 +106,7 @@ func (c *probeCmd) Run(ctx context.Context, std *stdio) error {
 	case c.Peer == why:
 		return c.explain(ctx, std)
 	}
-	e, err := c.endpoint()
+	e, err := c.endpoint(std.log)
 	if err != nil {
 		return err
 	}
@@ -136,13 +137,13 @@ func (c *probeCmd) Run(ctx context.Context, std *stdio) error {
 }
 
 // endpoint is configured by the flags.
-func (c *probeCmd) endpoint() (*sockemu.Endpoint, error) {
+func (c *probeCmd) endpoint(log *slog.Logger) (*sockemu.Endpoint, error) {
 	cfg := sockemu.Config{Substrates: c.Policy, Private: true, HandshakeTimeout: c.Timeout}
 	if c.Policy != "" {
 		cfg.Rules = os.DevNull // a rule would go before the policy that was asked for
 	}
 	var err error
-	if cfg.ClusterKey, err = c.key(); err != nil {
+	if cfg.ClusterKey, err = c.key(log); err != nil {
 		return nil, err
 	}
 	e, err := sockemu.NewEndpoint(cfg)
