@@ -20,7 +20,7 @@ type pipeCmd struct {
 	Listen   bool          `short:"l" help:"Accept one connection instead of making one."`
 	Keep     bool          `short:"k" help:"With -l: take the next connection when one has ended, until interrupted; stdin isn't read."`
 	NoStdin  bool          `short:"d" help:"Don't read stdin, only receive."`
-	Patience time.Duration `default:"10m" placeholder:"D" help:"How long to wait for a way to the peer when there is none (default ${default})."`
+	Patience time.Duration `default:"10m" placeholder:"D" help:"How long to wait for a way to the peer when the connection has lost it (default ${default}); the first try does not wait."`
 	keyFile
 	Encrypt bool `help:"Encrypt and authenticate everything."`
 	Verbose bool `short:"v" help:"Tell on stderr what happens to the links."`
@@ -172,13 +172,20 @@ func (c *pipeCmd) exchange(conn *sockemu.Conn, std *stdio) error {
 		if r.closed = r.err == nil && (n > 0 || !c.Listen); r.closed {
 			r.err = conn.CloseWrite()
 		}
-		if r.err != nil {
-			abort(conn) // unblocks the other direction
-		}
 		return r
 	}
-	go func() { sent <- send() }()
-	if _, err := io.Copy(std.out, conn); err != nil {
+	go func() {
+		r := send()
+		sent <- r
+		if r.err != nil {
+			abort(conn) // unblocks the other direction, which finds the reason
+		}
+	}()
+	_, err := io.Copy(std.out, conn)
+	if f, ok := std.out.(*os.File); ok && err == nil && !c.Keep {
+		err = f.Close() // whoever reads it may have something to answer
+	}
+	if err != nil {
 		select {
 		case r := <-sent:
 			return cmp.Or(r.err, err) // which may be why reading failed

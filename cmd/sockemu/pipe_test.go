@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -159,6 +160,48 @@ func TestPipeTellsTheSenderWhenTheReceiverFails(t *testing.T) {
 	client.Stdin = bytes.NewReader(randomBytes(1 << 20))
 	require.Equal(t, exitFailed, status(t, client.Run()))
 	require.Equal(t, exitFailed, server.wait(t))
+}
+
+// TestPipeBothWaysInTurn: whoever reads the listener's stdout sees the end of what the client sent, and can answer then.
+func TestPipeBothWaysInTurn(t *testing.T) {
+	answer, in, err := os.Pipe()
+	require.NoError(t, err)
+	question, out, err := os.Pipe()
+	require.NoError(t, err)
+	server := listenPipe(t, answer, out)
+	answer.Close()
+	out.Close()
+	got := make(chan int, 1)
+	go func() {
+		b, _ := io.ReadAll(question)
+		fmt.Fprintln(in, len(b))
+		in.Close()
+		got <- len(b)
+	}()
+	client := program(t, "pipe", server.addr)
+	client.Stdin = bytes.NewReader(randomBytes(100_000))
+	said, err := client.Output()
+	require.NoError(t, err)
+	require.Equal(t, "100000\n", string(said))
+	require.Equal(t, 100_000, <-got)
+	require.Equal(t, exitOK, server.wait(t))
+}
+
+// TestPipeStdinFails: what is wrong with stdin is said, and not what came of it.
+func TestPipeStdinFails(t *testing.T) {
+	for range 10 { // reading and writing end at the same time
+		server := listenPipe(t, nil, nil)
+		client := program(t, "pipe", server.addr)
+		dir, err := os.Open(t.TempDir())
+		require.NoError(t, err)
+		client.Stdin = dir
+		var errs bytes.Buffer
+		client.Stderr = &errs
+		require.Equal(t, exitFailed, status(t, client.Run()))
+		dir.Close()
+		require.Contains(t, errs.String(), "read /dev/stdin: is a directory")
+		require.Equal(t, exitFailed, server.wait(t))
+	}
 }
 
 func TestPipeGivesUpWhenPatienceEnds(t *testing.T) {
