@@ -40,9 +40,18 @@ func (s source) Process() control.Process {
 func (s source) Connections() []control.Connection {
 	var list []control.Connection
 	for _, c := range s.e.e.Sessions() {
-		list = append(list, describe(c.Snapshot(), c))
+		list = append(list, s.describe(c.Snapshot(), c))
 	}
 	return list
+}
+
+// describe is describe, with the round trip as it was measured last where the link itself doesn't know it.
+func (s source) describe(n session.Snapshot, c *session.Session) control.Connection {
+	x := describe(n, c)
+	if x.RTT == 0 && x.Substrate != "" {
+		x.RTT = s.e.e.MeasuredRTT(c)
+	}
+	return x
 }
 
 func describe(n session.Snapshot, s *session.Session) control.Connection {
@@ -85,7 +94,7 @@ func (s source) Why(prefix string) (control.Why, error) {
 	if found == nil {
 		return control.Why{}, control.ErrNoConnection
 	}
-	w := control.Why{Connection: describe(found.Snapshot(), found)}
+	w := control.Why{Connection: s.describe(found.Snapshot(), found)}
 	why, decides := s.e.e.Why(found)
 	if !decides {
 		w.Text = []string{"the other end, which has dialled the connection, decides: ask there"}

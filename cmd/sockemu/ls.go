@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -23,6 +25,52 @@ type lsCmd struct {
 	Watch bool          `short:"w" help:"Print the list again and again, until interrupted."`
 	Every time.Duration `default:"1s" help:"How often --watch looks (default ${default})."`
 	Dir   string        `type:"existingdir" placeholder:"DIR" help:"Directory of the processes' sockets (default: this user's own)."`
+	connFilter
+}
+
+// A connFilter says which connections are listed. Empty fields admit all.
+type connFilter struct {
+	PID       int    `name:"pid" placeholder:"PID" help:"Only this process."`
+	Peer      string `placeholder:"TEXT" help:"Only connections with this in the peer's address."`
+	Substrate string `placeholder:"NAME" help:"Only connections on this substrate; none: those without a path."`
+	State     string `placeholder:"STATE" help:"Only connections in this state: up, parked, closing, plain."`
+	Role      string `placeholder:"ROLE" help:"Only the ends that dialled (dialer), or were dialled (acceptor)."`
+}
+
+// admits reports whether a connection is listed.
+func (f connFilter) admits(c listedConnection) bool {
+	return (f.PID == 0 || c.PID == f.PID) && strings.Contains(c.Peer, f.Peer) && (f.State == "" || c.State == f.State) &&
+		(f.Role == "" || c.Role == f.Role) && (f.Substrate == "" || cmp.Or(c.Substrate, "none") == f.Substrate)
+}
+
+// apply leaves of a list what the filter admits.
+func (f connFilter) apply(l *listing) {
+	l.total = len(l.Connections)
+	l.Connections = slices.DeleteFunc(l.Connections, func(c listedConnection) bool { return !f.admits(c) })
+	if f.PID != 0 {
+		l.Processes = slices.DeleteFunc(l.Processes, func(p control.Process) bool { return p.PID != f.PID })
+		l.Silent = slices.DeleteFunc(l.Silent, func(s silentProcess) bool { return s.PID != f.PID })
+	}
+}
+
+// check finds words that no connection matches, ever.
+func (f connFilter) check() error {
+	for _, x := range []struct {
+		flag, word string
+		known      []string
+	}{
+		{"substrate", f.Substrate, []string{"", "tcp", "shm", "udp", "verbs", "none"}},
+		{"state", f.State, []string{"", "up", "parked", "closing", "plain"}},
+		{"role", f.Role, []string{"", "dialer", "acceptor"}},
+	} {
+		if !slices.Contains(x.known, x.word) {
+			return fmt.Errorf("--%s: %q is none; there are %s", x.flag, x.word, strings.Join(x.known[1:], ", "))
+		}
+	}
+	if f.PID < 0 {
+		return errors.New("--pid must be positive")
+	}
+	return nil
 }
 
 // Validate finds flags that make no sense.
@@ -30,7 +78,7 @@ func (c *lsCmd) Validate() error {
 	if c.Every < 10*time.Millisecond {
 		return errors.New("--every must be at least 10ms")
 	}
-	return nil
+	return c.check()
 }
 
 // A listing is what the processes of a host said at one moment.
@@ -39,6 +87,8 @@ type listing struct {
 	Connections []listedConnection `json:"connections"`
 	Silent      []silentProcess    `json:"silent"`          // processes that are there but don't answer
 	Error       string             `json:"error,omitempty"` // why the list isn't complete, or couldn't be made
+
+	total int // connections before any were left out
 }
 
 // A listedConnection is a connection, and whose it is.
@@ -60,6 +110,7 @@ func (c *lsCmd) Run(ctx context.Context, std *stdio) error {
 	defer tick.Stop()
 	for {
 		l, err := listAll(ctx, c.Dir)
+		c.apply(&l)
 		if c.Watch && ctx.Err() != nil {
 			return nil
 		}
@@ -114,6 +165,9 @@ func listAll(ctx context.Context, dir string) (listing, error) {
 	}
 	asking.Wait()
 	for i, p := range found {
+		if control.Gone(errs[i]) {
+			continue // it has ended since it was found
+		}
 		if errs[i] != nil {
 			l.Silent = append(l.Silent, silentProcess{p.Process.PID, errs[i].Error()})
 			continue
@@ -158,16 +212,42 @@ func (l listing) table(b *bytes.Buffer, now time.Time) {
 		}
 		fmt.Fprintln(t)
 	}
-	row("PID", "GID", "PEER", "SUBSTRATE", "STATE", "RTT", "SENT", "RECEIVED", "UNACKED", "LAST EVENT")
+	programs := make(map[string]string)
+	for _, p := range l.Processes {
+		programs[p.Proc] = programName(p)
+	}
+	row("PID", "PROGRAM", "GID", "ROLE", "PEER", "SUBSTRATE", "STATE", "RTT", "SENT", "RECEIVED", "UNACKED", "LAST EVENT")
 	for _, c := range l.Connections {
-		row(c.PID, c.GID[:min(8, len(c.GID))], c.Peer, c.Substrate, c.State, rttText(c.RTT), bytesText(c.BytesOut), bytesText(c.BytesIn),
-			bytesText(c.Unacked), c.lastEvent(now))
+		row(c.PID, programs[c.Proc], c.GID[:min(8, len(c.GID))], c.Role, c.Peer, c.Substrate, c.State, rttText(c.RTT), bytesText(c.BytesOut),
+			bytesText(c.BytesIn), bytesText(c.Unacked), c.lastEvent(now))
 	}
 	for _, s := range l.Silent {
-		row(s.PID, "", "", "", "no answer", "", "", "", "", s.Error)
+		row(s.PID, "", "", "", "", "", "no answer", "", "", "", "", s.Error)
 	}
 	t.Flush()
+	if len(l.Connections) > 0 {
+		return
+	}
+	if l.total > 0 {
+		fmt.Fprintf(b, "none of %d connection%s is meant\n", l.total, plural(l.total))
+		return
+	}
+	for _, p := range l.Processes {
+		fmt.Fprintf(b, "no connection in process %d (%s)\n", p.PID, printable(programName(p)))
+	}
 }
+
+// programName is what a process was started as, without its directory.
+func programName(p control.Process) string {
+	if p.Arg0 == "" {
+		return ""
+	}
+	name := []rune(filepath.Base(p.Arg0))
+	return string(name[:min(len(name), maxProgramName)])
+}
+
+// maxProgramName keeps the table narrow; the kernel shows as much of a program's name.
+const maxProgramName = 15
 
 // lastEvent is the last thing that happened to the connection, and how long ago.
 func (c listedConnection) lastEvent(now time.Time) string {

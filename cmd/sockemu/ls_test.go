@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -54,7 +56,7 @@ func serveControl(t *testing.T, conns ...control.Connection) {
 
 func listed() control.Connection {
 	return control.Connection{
-		GID: "0123456789abcdef0123456789abcdef", Peer: "10.0.0.2:7000", Substrate: "shm", State: "up", RTT: 4200, BytesOut: 1500,
+		GID: "0123456789abcdef0123456789abcdef", Role: "dialer", Peer: "10.0.0.2:7000", Substrate: "shm", State: "up", RTT: 4200, BytesOut: 1500,
 		BytesIn: 3_000_000, Unacked: 12, LastEvent: "resumed\x1b[2J over shm", LastEventAt: time.Now().Add(-90 * time.Second),
 	}
 }
@@ -63,7 +65,12 @@ func TestLs(t *testing.T) {
 	d := runtimeDir(t)
 	status, out, errs := output(t, "ls")
 	require.Equal(t, exitOK, status, errs)
-	require.Equal(t, "PID  GID  PEER  SUBSTRATE  STATE  RTT  SENT  RECEIVED  UNACKED  LAST EVENT\n", out)
+	const header = "PID  PROGRAM  GID  ROLE  PEER  SUBSTRATE  STATE  RTT  SENT  RECEIVED  UNACKED  LAST EVENT\n"
+	require.Equal(t, header, out)
+
+	serveControl(t)
+	_, out, _ = output(t, "ls")
+	require.Equal(t, header+fmt.Sprintf("no connection in process %d (%.15s)\n", os.Getpid(), filepath.Base(os.Args[0])), out)
 
 	serveControl(t, listed(), control.Connection{GID: "ff", State: "parked"})
 	for _, args := range [][]string{{"ls"}, {"ls", "--dir", d}} {
@@ -71,8 +78,8 @@ func TestLs(t *testing.T) {
 		require.Equal(t, exitOK, status, errs)
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		require.Len(t, lines, 3)
-		require.Regexp(t, `^\d+ +01234567  10\.0\.0\.2:7000  shm        up      4\.2 us  1\.5 kB  3 MB      12 B     resumed\?\[2J over shm, 1m ago$`, lines[1])
-		require.Regexp(t, `^\d+ +ff        -              -          parked  -       0 B     0 B       0 B      -$`, lines[2])
+		require.Regexp(t, `^\d+ +sockemu\.test +01234567  dialer  10\.0\.0\.2:7000  shm        up      4\.2 us  1\.5 kB  3 MB      12 B     resumed\?\[2J over shm, 1m ago$`, lines[1])
+		require.Regexp(t, `^\d+ +sockemu\.test +ff        -       -              -          parked  -       0 B     0 B       0 B      -$`, lines[2])
 	}
 
 	status, out, errs = output(t, "ls", "--json")
@@ -80,14 +87,50 @@ func TestLs(t *testing.T) {
 	var l listing
 	require.NoError(t, json.Unmarshal([]byte(out), &l))
 	require.Equal(t, os.Getpid(), l.Processes[0].PID)
-	require.Equal(t, 2, l.Processes[0].Connections)
+	require.Equal(t, 2, l.Processes[0].Connections+l.Processes[1].Connections)
+	require.Len(t, l.Processes, 2)
 	require.Len(t, l.Connections, 2)
 	require.Equal(t, os.Getpid(), l.Connections[0].PID)
-	require.Equal(t, l.Processes[0].Proc, l.Connections[0].Proc)
+	require.Contains(t, []string{l.Processes[0].Proc, l.Processes[1].Proc}, l.Connections[0].Proc)
 	require.Equal(t, listed().GID, l.Connections[0].GID)
 	require.Empty(t, l.Silent)
 	for _, key := range []string{`"processes":[{`, `"connections":[{"pid":`, `"silent":[]`} {
 		require.Contains(t, out, key)
+	}
+}
+
+func TestLsFilters(t *testing.T) {
+	runtimeDir(t)
+	serveControl(t, listed(), control.Connection{GID: "ff", State: "parked", Role: "acceptor", Peer: "[fe80::1]:99"})
+	me := strconv.Itoa(os.Getpid())
+	for _, c := range []struct {
+		args []string
+		want []string // beginnings of GIDs
+	}{
+		{nil, []string{"01", "ff"}},
+		{[]string{"--pid", me}, []string{"01", "ff"}}, {[]string{"--pid", "1"}, nil},
+		{[]string{"--peer", "10.0."}, []string{"01"}}, {[]string{"--peer", ":99"}, []string{"ff"}},
+		{[]string{"--substrate", "shm"}, []string{"01"}}, {[]string{"--substrate", "none"}, []string{"ff"}}, {[]string{"--substrate", "udp"}, nil},
+		{[]string{"--state", "parked"}, []string{"ff"}}, {[]string{"--role", "dialer"}, []string{"01"}},
+		{[]string{"--state", "parked", "--role", "dialer"}, nil},
+	} {
+		status, out, errs := output(t, append([]string{"ls", "--json"}, c.args...)...)
+		require.Equal(t, exitOK, status, errs)
+		var l listing
+		require.NoError(t, json.Unmarshal([]byte(out), &l))
+		var got []string
+		for _, conn := range l.Connections {
+			got = append(got, conn.GID[:2])
+		}
+		require.Equal(t, c.want, got, c.args)
+		if c.want == nil {
+			_, out, _ = output(t, append([]string{"ls"}, c.args...)...)
+			require.Contains(t, out, "none of 2 connections is meant")
+		}
+	}
+	for _, args := range [][]string{{"--state", "down"}, {"--substrate", "sctp"}, {"--role", "server"}, {"--pid=-1"}} {
+		status, _, errs := output(t, append([]string{"ls"}, args...)...)
+		require.Equal(t, exitUsage, status, errs)
 	}
 }
 
@@ -124,15 +167,15 @@ func TestLsSilentProcess(t *testing.T) {
 		status, out, errs := output(t, "ls")
 		assert.Equal(t, exitFailed, status)
 		assert.Contains(t, out, "01234567")
-		assert.Regexp(t, `(?m)^4242 .* no answer .* context deadline exceeded$`, out)
-		assert.Contains(t, errs, "no answer from 1 of 2 processes: 4242")
+		assert.Regexp(t, `(?m)^\d+ .* no answer .* nothing came for 2s: is it stopped\?$`, out)
+		assert.Contains(t, errs, fmt.Sprintf("no answer from 1 of 2 processes: %d", os.Getpid()))
 	})
 	g.Go(func() {
 		status, out, _ := output(t, "ls", "--json")
 		assert.Equal(t, exitFailed, status)
 		var got listing
 		assert.NoError(t, json.Unmarshal([]byte(out), &got))
-		assert.Equal(t, []silentProcess{{4242, "context deadline exceeded"}}, got.Silent)
+		assert.Equal(t, []silentProcess{{os.Getpid(), "nothing came for 2s: is it stopped?"}}, got.Silent)
 		assert.Len(t, got.Connections, 1)
 	})
 	g.Wait()
@@ -181,8 +224,8 @@ func TestLsTexts(t *testing.T) {
 		require.Equal(t, want, ageText(d))
 	}
 	var b bytes.Buffer
-	listing{Silent: []silentProcess{{7, "context deadline exceeded"}}}.table(&b, time.Now())
-	require.Regexp(t, `(?m)^7    -    -     -          no answer  -    -     -         -        context deadline exceeded$`, b.String())
+	listing{Silent: []silentProcess{{7, "broken"}}}.table(&b, time.Now())
+	require.Regexp(t, `(?m)^7    -        -    -     -     -          no answer  -    -     -         -        broken$`, b.String())
 	require.Equal(t, "up", listedConnection{Connection: control.Connection{LastEvent: "up"}}.lastEvent(time.Now()))
 
 	_, err := listAll(context.Background(), t.TempDir())

@@ -64,7 +64,7 @@ func findWhy(ctx context.Context, dir, prefix string) (answer, error) {
 	for _, p := range found {
 		w, err := p.Why(ctx, prefix)
 		switch {
-		case errors.Is(err, control.ErrNoConnection):
+		case errors.Is(err, control.ErrNoConnection), control.Gone(err):
 		case errors.Is(err, control.ErrAmbiguous), err == nil && best != nil && best.Connection.GID != w.Connection.GID:
 			return answer{}, fmt.Errorf("%s: %w: give more of them (sockemu ls --json shows all 32)", prefix, control.ErrAmbiguous)
 		case err != nil:

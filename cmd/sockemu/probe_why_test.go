@@ -30,6 +30,8 @@ func TestProbeWhy(t *testing.T) {
 	// One that can't be asked may have it.
 	p := listenPipe(t, nil, nil)
 	require.NoError(t, p.Process.Signal(syscall.SIGSTOP))
+	_, err := syscall.Wait4(p.Process.Pid, nil, syscall.WUNTRACED, nil)
+	require.NoError(t, err)
 	_, errs, code = probe(t, "why", "00112233")
 	require.NoError(t, p.Process.Signal(syscall.SIGCONT))
 	require.Equal(t, exitFailed, code)
@@ -63,6 +65,7 @@ func TestProbeWhy(t *testing.T) {
 	require.NoError(t, d.Decode(&w))
 	require.Equal(t, c.GID().String(), w.Connection.GID)
 	require.Equal(t, "dialer", w.Connection.Role, "the end that decides")
+	require.Positive(t, w.Connection.RTT, "of shared memory itself nothing is known: as it was measured")
 	require.NotEmpty(t, w.Decisions)
 	require.Len(t, w.Text, len(w.Decisions))
 

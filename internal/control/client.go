@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sockemu/sockemu/internal/rundir"
+	"github.com/sockemu/sockemu/internal/sys"
 )
 
 const (
@@ -39,7 +40,7 @@ type Client struct {
 
 // A SilentError is a process that is there but doesn't answer: stopped, overloaded, or speaking something else.
 type SilentError struct {
-	PID  int // by the name of its socket
+	PID  int // as this process sees it, if it was reached; else by the name of its socket
 	Path string
 	Err  error
 }
@@ -85,7 +86,11 @@ func Processes(ctx context.Context, dir string) ([]Client, []error) {
 		asking.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			a.err = a.client.ask(ctx, "/v1/process", &a.client.Process)
+			var pid int
+			pid, a.err = a.client.ask(ctx, "/v1/process", &a.client.Process)
+			if pid > 0 { // in a namespace of its own it has another one, which it knows
+				a.pid, a.client.Process.PID = pid, pid
+			}
 		})
 	}
 	asking.Wait()
@@ -96,13 +101,17 @@ func Processes(ctx context.Context, dir string) ([]Client, []error) {
 		switch {
 		case a.err == nil:
 			found = append(found, a.client)
-		case errors.Is(a.err, syscall.ECONNREFUSED), errors.Is(a.err, os.ErrNotExist):
-			// Killed before, or gone since the directory was read.
+		case Gone(a.err):
 		default:
 			silent = append(silent, &SilentError{PID: a.pid, Path: a.client.Path, Err: a.err})
 		}
 	}
 	return found, silent
+}
+
+// Gone reports whether an error of a question says that the process isn't there any more: it was killed before, or has ended since.
+func Gone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
 // socketPID returns the process id in the name of a control socket.
@@ -119,7 +128,7 @@ func socketPID(name string) (int, bool) {
 // Connections returns the process's connections.
 func (c Client) Connections(ctx context.Context) ([]Connection, error) {
 	var list []Connection
-	err := c.ask(ctx, "/v1/connections", &list)
+	_, err := c.ask(ctx, "/v1/connections", &list)
 	return list, err
 }
 
@@ -127,34 +136,51 @@ func (c Client) Connections(ctx context.Context) ([]Connection, error) {
 // if there isn't exactly one.
 func (c Client) Why(ctx context.Context, prefix string) (Why, error) {
 	var why Why
-	err := c.ask(ctx, "/v1/why?"+url.Values{"gid": {prefix}}.Encode(), &why)
+	_, err := c.ask(ctx, "/v1/why?"+url.Values{"gid": {prefix}}.Encode(), &why)
 	return why, err
 }
 
-// ask puts one question, and decodes the answer into v. It does without http.Client, whose goroutines outlive the answer.
-func (c Client) ask(ctx context.Context, question string, v any) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// ask puts one question, and decodes the answer into v. It does without http.Client, whose goroutines outlive the answer. It returns the id of
+// the process that has opened the socket, 0 if that isn't known.
+func (c Client) ask(ctx context.Context, question string, v any) (pid int, err error) {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", c.Path)
+	conn, err := dialer.DialContext(asking, "unix", c.Path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if u, ok := conn.(*net.UnixConn); ok {
+		if n, _, err := sys.PeerProcess(u); err == nil {
+			pid = n
+		}
+	}
+	defer context.AfterFunc(asking, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	req, err := http.NewRequest(http.MethodGet, "http://sockemu"+question, nil)
 	if err != nil {
-		return err
+		return pid, err
 	}
 	req.Close = true
-	if err := c.exchange(conn, req, v); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx) // rather than the time-out of the connection that it brought about
-		}
-		return err
+	err = c.exchange(conn, req, v)
+	switch { // rather than the time-out of the connection that it brought about
+	case err == nil:
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case asking.Err() != nil:
+		err = silence{}
 	}
-	return nil
+	return pid, err
 }
+
+// silence is that askTimeout has passed.
+type silence struct{}
+
+// Error says what may be the matter.
+func (silence) Error() string { return fmt.Sprintf("nothing came for %v: is it stopped?", askTimeout) }
+
+// Is makes it a time-out like others.
+func (silence) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func (c Client) exchange(conn net.Conn, req *http.Request, v any) error {
 	if err := req.Write(conn); err != nil {

@@ -3,6 +3,8 @@ package control
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -26,16 +28,26 @@ type child struct {
 
 func start(t *testing.T) *child {
 	t.Helper()
+	return startIn(t, 0)
+}
+
+// startIn is start in new namespaces: clone(2)'s flags.
+func startIn(t *testing.T, namespaces uintptr) *child {
+	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), asServer+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
+	err = cmd.Start()
+	if namespaces != 0 && errors.Is(err, os.ErrPermission) {
+		t.Skipf("new namespaces: %v", err)
+	}
+	require.NoError(t, err)
 	c := &child{Cmd: cmd, stdin: stdin}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
@@ -69,6 +81,32 @@ func TestOtherProcesses(t *testing.T) {
 	require.Empty(t, silent)
 	require.Len(t, found, 1)
 	require.Equal(t, b.Process.Pid, found[0].Process.PID)
+}
+
+// TestProcessInNamespace: what counts is the process's id here, not that in a container, where it is 1.
+func TestProcessInNamespace(t *testing.T) {
+	private(t)
+	c := startIn(t, syscall.CLONE_NEWPID)
+	require.Contains(t, filepath.Base(c.path), "1-")
+	found, silent := Processes(t.Context(), "")
+	require.Empty(t, silent)
+	require.Len(t, found, 1)
+	require.Equal(t, c.Process.Pid, found[0].Process.PID)
+
+	require.NoError(t, c.Process.Signal(syscall.SIGSTOP))
+	var status syscall.WaitStatus
+	_, err := syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil)
+	require.NoError(t, err)
+	require.True(t, status.Stopped())
+	found, silent = Processes(t.Context(), "")
+	require.Empty(t, found)
+	require.Len(t, silent, 1)
+	require.EqualError(t, silent[0], fmt.Sprintf("process %d does not answer: nothing came for 2s: is it stopped?", c.Process.Pid))
+	require.ErrorIs(t, silent[0], context.DeadlineExceeded)
+	require.NoError(t, c.Process.Kill())
+	c.Wait()
+	_, err = Client{Path: c.path}.Connections(t.Context())
+	require.True(t, Gone(err), "%v", err)
 }
 
 // TestKilledProcess: its socket stays, is passed over, and goes when the next process starts.

@@ -27,7 +27,7 @@ type Connection struct {
 	Substrate   string        `json:"substrate"`     // of the current link, "" without one
 	Path        string        `json:"path"`          // physical addresses of the current link, "" without one
 	State       string        `json:"state"`         // "up", "parked", "closing", "ended", "exported" or "plain"
-	RTT         time.Duration `json:"rtt_ns"`        // 0: unknown
+	RTT         time.Duration `json:"rtt_ns"`        // as the link knows it, else as measured last by the end that dialled; 0: unknown
 	BytesIn     uint64        `json:"bytes_in"`      // arrived
 	BytesOut    uint64        `json:"bytes_out"`     // written
 	Unacked     uint64        `json:"unacked"`       // of them, the peer's end does not have yet, as far as is known

@@ -223,3 +223,15 @@ func (e *Endpoint) Why(s *session.Session) (Why, bool) {
 	}
 	return Why{Decisions: c.b.History(), Report: c.p.table.Report(time.Now(), c.b.Policy(), selector.WeightsOf(c.s.Sizes()), nil)}, true
 }
+
+// MeasuredRTT is how long a round trip over the connection's path took when that was measured last; 0 if it wasn't, or not by this end.
+func (e *Endpoint) MeasuredRTT(s *session.Session) time.Duration {
+	name, addr, _ := s.Link()
+	why, _ := e.Why(s)
+	for _, k := range why.Report.Candidates {
+		if k.OK && k.Path == (selector.Path{Substrate: name, Addr: addr}) {
+			return time.Duration(k.Cost.RTT)
+		}
+	}
+	return 0
+}
