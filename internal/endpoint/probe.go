@@ -2,6 +2,8 @@ package endpoint
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/sockemu/sockemu/substrate"
@@ -17,7 +19,8 @@ const (
 // probePiece is what is sent and received at a time.
 const probePiece = 64 << 10
 
-// ask sends a request with n bytes behind it and returns how long its answer, with so many bytes behind it, took.
+// ask sends a request with n bytes behind it and returns how long its answer, with so many bytes behind it, took. That the time for it was over
+// before it came is told by the number of bytes: a path may carry small packets and lose large ones.
 func ask(link substrate.Link, op wire.ProbeOp, n, back int) (time.Duration, error) {
 	head := wire.Probe{Op: op, Len: n}.Append(nil)
 	bufs := [][]byte{head}
@@ -26,10 +29,14 @@ func ask(link substrate.Link, op wire.ProbeOp, n, back int) (time.Duration, erro
 	}
 	answer := make([]byte, wire.ProbeHeader+back)
 	start := time.Now()
-	if _, err := link.Send(substrate.Unkept, bufs); err != nil {
-		return 0, err
+	_, err := link.Send(substrate.Unkept, bufs)
+	if err == nil {
+		err = recvFull(link, answer)
 	}
-	if err := recvFull(link, answer); err != nil {
+	if errors.Is(err, substrate.ErrInterrupted) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, unansweredProbe{n, err}
+	}
+	if err != nil {
 		return 0, err
 	}
 	d := time.Since(start)
@@ -38,6 +45,22 @@ func ask(link substrate.Link, op wire.ProbeOp, n, back int) (time.Duration, erro
 	}
 	return d, nil
 }
+
+// unansweredProbe is a request for whose answer there was no time left.
+type unansweredProbe struct {
+	bytes int
+	err   error // by which that was noticed
+}
+
+// Error says what was sent, and what may be the matter.
+func (e unansweredProbe) Error() string {
+	if e.bytes <= probePing {
+		return fmt.Sprintf("no answer in time to %d bytes: the peer is stopped or overloaded, or the path loses packets", e.bytes)
+	}
+	return fmt.Sprintf("no answer in time to %d bytes, but to %d: does the path lose large packets?", e.bytes, probePing)
+}
+
+func (e unansweredProbe) Unwrap() error { return e.err }
 
 var zeros = make([]byte, probePiece)
 
