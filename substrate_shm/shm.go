@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -108,7 +109,7 @@ func (s *Substrate) Dial(ctx context.Context, address string) (substrate.Link, e
 // locate says which host this is, and where on it the socket of an address is.
 func (s *Substrate) locate(address string) (host, path string, err error) {
 	if host, err = hostID(); err != nil {
-		return "", "", fmt.Errorf("no shared memory between processes here: %w", errors.Join(err, errors.ErrUnsupported))
+		return "", "", fmt.Errorf("no shared memory between processes here: %w (%w)", err, errors.ErrUnsupported)
 	}
 	path, err = socketPath(address, host)
 	return host, path, err
@@ -150,6 +151,8 @@ func dialError(ctx context.Context, address, path string, err error) error {
 		}
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EPROTOTYPE), errors.Is(err, syscall.ENOTSOCK), errors.Is(err, errors.ErrUnsupported):
 		class = substrate.Config
+	case !connecting && errors.Is(err, io.EOF):
+		err = fmt.Errorf("the peer's process closed it in the middle: is it out of file descriptors or memory? (%w)", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("no answer within %v (%w)", handshakeTime, err)
 	}
@@ -169,7 +172,7 @@ func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Liste
 func (s *Substrate) listen(ctx context.Context, address string) (*listener, error) {
 	host, err := hostID()
 	if err != nil {
-		return nil, errors.Join(err, errors.ErrUnsupported)
+		return nil, fmt.Errorf("%w (%w)", err, errors.ErrUnsupported)
 	}
 	var path string
 	switch {

@@ -241,4 +241,7 @@ func TestNoMemory(t *testing.T) {
 	require.EqualError(t, err, "dial over shm with h:/d/s: configuration: memfd_create: operation not permitted")
 	err = dialError(t.Context(), "h:/d/s", "/d/s", &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	require.ErrorContains(t, err, "another user's socket (connect: permission denied)")
+	err = dialError(t.Context(), "h:/d/s", "/d/s", io.EOF)
+	require.ErrorIs(t, err, substrate.ErrPathDown)
+	require.ErrorContains(t, err, "is it out of file descriptors or memory?", "of the process that accepts")
 }
