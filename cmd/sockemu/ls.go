@@ -37,6 +37,9 @@ type connFilter struct {
 	Role      string `placeholder:"ROLE" help:"Only the ends that dialled (dialer), or were dialled (acceptor)."`
 }
 
+// substrateNames are those that connections may use.
+var substrateNames = []string{"tcp", "shm", "udp", "verbs"}
+
 // admits reports whether a connection is listed.
 func (f connFilter) admits(c listedConnection) bool {
 	return (f.PID == 0 || c.PID == f.PID) && strings.Contains(c.Peer, f.Peer) && (f.State == "" || c.State == f.State) &&
@@ -59,7 +62,7 @@ func (f connFilter) check() error {
 		flag, word string
 		known      []string
 	}{
-		{"substrate", f.Substrate, []string{"", "tcp", "shm", "udp", "verbs", "none"}},
+		{"substrate", f.Substrate, append(append([]string{""}, substrateNames...), "none")},
 		{"state", f.State, []string{"", "up", "parked", "closing", "plain"}},
 		{"role", f.Role, []string{"", "dialer", "acceptor"}},
 	} {

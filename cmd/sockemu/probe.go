@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sockemu/sockemu/selector"
@@ -24,7 +26,7 @@ type probeCmd struct {
 	Watch  bool          `short:"w" help:"Measure again and again, until interrupted."`
 	Every  time.Duration `default:"2s" help:"How often --watch measures (default ${default})."`
 	Count  int           `placeholder:"N" help:"With --watch: so many times."`
-	Size   []int         `placeholder:"BYTES" help:"Sizes of the messages to choose for (default: a mix)."`
+	Size   []probeSize   `placeholder:"SIZE" help:"Sizes of the messages to choose for, in bytes; 32K and 1M can be written (default: a mix)."`
 	Policy string        `placeholder:"POLICY" help:"Which substrates to admit, instead of SOCKEMU_SUBSTRATE and SOCKEMU_RULES: auto, pin:shm, prefer:udp,tcp, !shm."`
 	keyFile
 	Timeout time.Duration `default:"5s" help:"Bounds one measurement of everything (default ${default})."`
@@ -64,15 +66,46 @@ func (c *probeCmd) Validate() error {
 	case c.Timeout <= 0, c.Count < 0:
 		return errors.New("--timeout and --count must be positive")
 	}
-	for _, n := range c.Size {
-		if n <= 0 {
-			return errors.New("--size must be positive")
-		}
+	if p, err := selector.ParsePolicy(c.Policy); err != nil {
+		return fmt.Errorf("--policy: %w", err)
+	} else if err := p.Check(substrateNames...); err != nil {
+		return fmt.Errorf("--policy: %w", err)
 	}
 	if c.Self || c.Peer == why {
 		return nil
 	}
 	return checkPeer(c.Peer)
+}
+
+// A probeSize is the length of a message.
+type probeSize int
+
+// maxProbeSize is far above what is written at a time, and far below what can't be calculated with.
+const maxProbeSize = 1 << 30
+
+// UnmarshalText reads a size as people write it: 128, 32K (KiB), 1M (MiB).
+func (s *probeSize) UnmarshalText(b []byte) error {
+	digits, unit := string(b), 1
+	if d, ok := strings.CutSuffix(digits, "K"); ok {
+		digits, unit = d, 1<<10
+	} else if d, ok := strings.CutSuffix(digits, "M"); ok {
+		digits, unit = d, 1<<20
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || n > maxProbeSize/unit {
+		return fmt.Errorf("%q is no size: give bytes from 1 to %s, such as 128, 32K or 1M", b, byteSize(maxProbeSize))
+	}
+	*s = probeSize(n * unit)
+	return nil
+}
+
+// sizes are those of --size.
+func (c *probeCmd) sizes() []int {
+	var list []int
+	for _, n := range c.Size {
+		list = append(list, int(n))
+	}
+	return list
 }
 
 // checkPeer finds what can't be the address of a peer, whatever the network says.
@@ -171,7 +204,7 @@ func (c *probeCmd) measure(ctx context.Context, e *sockemu.Endpoint, p **sockemu
 	if err := (*p).Probe(ctx); err != nil {
 		return none, explainFailure(c.Peer, "--timeout", err)
 	}
-	r := (*p).Report(c.weights(), c.Size)
+	r := (*p).Report(c.weights(), c.sizes())
 	r.Peer = c.Peer // as the user knows it
 	if r.Choice.Substrate == "" {
 		return r, fmt.Errorf("%s: a program with sockemu answers there, but no path can be chosen: %s", c.Peer, r.Choice.Why)
@@ -187,7 +220,7 @@ func (c *probeCmd) weights() selector.Weights {
 	var s selector.Sizes
 	for range 1<<20/len(c.Size) + 1 { // against which what is assumed of a new connection doesn't count
 		for _, n := range c.Size {
-			s.Add(n)
+			s.Add(int(n))
 		}
 	}
 	return selector.WeightsOf(&s)
@@ -217,7 +250,7 @@ func (c *probeCmd) print(std *stdio, round int, r selector.Report, failed error)
 	}
 	switch {
 	case len(r.Candidates) > 0:
-		writeReport(&b, r)
+		writeReport(&b, r, termWidth(std.out))
 	case c.Watch:
 		fmt.Fprintln(&b, printable(failed.Error()))
 	}

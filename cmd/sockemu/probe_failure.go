@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"syscall"
 
 	"github.com/sockemu/sockemu/sockemu"
 	"github.com/sockemu/sockemu/substrate"
@@ -39,7 +41,7 @@ func adviceFor(longer string, err error) string {
 		return "something listens there that does not speak sockemu: is the port right, and does that program use sockemu? " +
 			"If it says nothing, it may also be stopped or overloaded"
 	case errors.Is(err, substrate.ErrRefused):
-		return "the host answers, but nobody listens on that port: is the program running, is the port right?"
+		return "the host answers, but nobody listens on that port, or a firewall rejects it: is the program running, is the port right?"
 	case late:
 		advice := "it accepts connections, but does not answer in time: is it overloaded?"
 		if dialing {
@@ -49,6 +51,8 @@ func adviceFor(longer string, err error) string {
 			advice += " (or wait longer: " + longer + ")"
 		}
 		return advice
+	case dialing && isErrno(err, syscall.EINVAL, syscall.EACCES, syscall.EPERM):
+		return "this host itself sends nothing there: look for a blackhole or prohibit route (sockemu probe --self) and at its own firewall"
 	case errors.Is(err, substrate.ErrConfig):
 		return "this can't work as it is asked for"
 	case errors.Is(err, substrate.ErrProtocol):
@@ -57,6 +61,12 @@ func adviceFor(longer string, err error) string {
 		return "the host can't be reached: check the address, the routes (sockemu probe --self) and firewalls"
 	}
 	return ""
+}
+
+// isErrno reports whether err is one of the system's.
+func isErrno(err error, list ...syscall.Errno) bool {
+	e, ok := errors.AsType[syscall.Errno](err)
+	return ok && slices.Contains(list, e)
 }
 
 // adviceForRefusal is about a process with sockemu that answers, but not as wished.

@@ -44,7 +44,7 @@ func TestProbe(t *testing.T) {
 	}
 	require.NotContains(t, out, "NaN")
 
-	out, errs, code = probe(t, "--json", "--size", "128", "--size", "1048576", p.addr)
+	out, errs, code = probe(t, "--json", "--size", "128", "--size", "1M", p.addr)
 	require.Equal(t, exitOK, code, errs)
 	r := probeJSON(t, out)[0]
 	require.Equal(t, p.addr, r.Peer)
@@ -437,7 +437,8 @@ func TestProbeUsage(t *testing.T) {
 		{}, {"why"}, {"why", "xyz"}, {"why", strings.Repeat("0", 33)}, {"a:1", "b:2"}, {"a"}, {"127.0.0.1"}, {"a:0"}, {"a:99999"}, {"http://a:1/"},
 		{"--self", "a:1"}, {"--self", "--watch"}, {"why", "00", "--watch"}, {"why", "00", "--size", "1"}, {"--size", "0", "a:1"},
 		{"--timeout", "0s", "a:1"}, {"--count", "2", "a:1"}, {"--watch", "--count", "-1", "a:1"}, {"--watch", "--every", "1ms", "a:1"},
-		{"--key-file", "/no/such/file", "a:1"},
+		{"--key-file", "/no/such/file", "a:1"}, {"--size", "2048M", "a:1"}, {"--size", "9223372036854775807", "a:1"}, {"--size", "1T", "a:1"},
+		{"--policy", "pin:smh", "a:1"}, {"--policy", "must:shm", "a:1"},
 	} {
 		_, errs, code := probe(t, args...)
 		require.Equal(t, exitUsage, code, "%q", args)

@@ -4,26 +4,18 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sockemu/sockemu/selector"
 )
 
 // writeReport writes what is known of the paths to a peer for people: a table of candidates, the check that failed for each that
-// doesn't work, which is the fastest from which message size on, and the choice.
-func writeReport(b *bytes.Buffer, r selector.Report) {
+// doesn't work, which is the fastest from which message size on, and the choice. width is that of the terminal, 0 if there is none.
+func writeReport(b *bytes.Buffer, r selector.Report, width int) {
 	fmt.Fprintf(b, "paths to %s for messages of %s on average, policy %s\n", printable(r.Peer), roughSize(r.Mean), printable(r.Policy))
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	row := func(cells ...string) {
-		for i, c := range cells {
-			if i > 0 {
-				fmt.Fprint(t, "\t")
-			}
-			fmt.Fprint(t, printable(c))
-		}
-		fmt.Fprintln(t)
-	}
 	head := []string{"SUBSTRATE", "WORKS", "RTT MIN", "P50", "P99", "BANDWIDTH"}
 	curves := make(map[selector.Path][]selector.Point)
 	for i, c := range r.Curves {
@@ -34,7 +26,7 @@ func writeReport(b *bytes.Buffer, r selector.Report) {
 			}
 		}
 	}
-	row(append(head, "ADDRESS")...)
+	table := [][]string{append(head, "ADDRESS")}
 	for _, c := range r.Candidates {
 		cells := []string{c.Substrate, "no", "-", "-", "-", "-"}
 		if c.OK {
@@ -50,16 +42,16 @@ func writeReport(b *bytes.Buffer, r selector.Report) {
 			}
 		}
 		points := curves[c.Path]
-		for i := range len(head) - 6 {
+		for i := range len(head) - len(cells) {
 			if i < len(points) {
 				cells = append(cells, shortTime(points[i].Time))
 			} else {
 				cells = append(cells, "-")
 			}
 		}
-		row(append(cells, cmp.Or(c.Addr, "-"))...)
+		table = append(table, append(cells, cmp.Or(c.Addr, "-")))
 	}
-	t.Flush()
+	writeTable(b, table, width)
 	for _, c := range r.Candidates {
 		if !c.OK && c.Reason != "" {
 			fmt.Fprintf(b, "%s: %s\n", printable(c.Substrate), printable(c.Reason))
@@ -82,6 +74,34 @@ func writeReport(b *bytes.Buffer, r selector.Report) {
 	fmt.Fprintf(b, "choice: %s: %s\n", printable(r.Choice.Substrate), printable(r.Choice.Why))
 }
 
+// columnGap is what is between two columns.
+const columnGap = 2
+
+// writeTable writes rows of cells, in several tables if they don't fit in width (0: they do): each has as many columns as do, behind the first
+// one, which they all have.
+func writeTable(b *bytes.Buffer, rows [][]string, width int) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i := range row {
+			row[i] = printable(row[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+		}
+	}
+	for from := 1; from < len(widths); {
+		to, used := from, widths[0]
+		for to < len(widths) && (to == from || width == 0 || used+columnGap+widths[to] <= width) {
+			used += columnGap + widths[to]
+			to++
+		}
+		t := tabwriter.NewWriter(b, 0, 0, columnGap, ' ', 0)
+		for _, row := range rows {
+			fmt.Fprintln(t, strings.Join(append(row[:1:1], row[from:to]...), "\t"))
+		}
+		t.Flush()
+		from = to
+	}
+}
+
 // shortTime shows three digits of a time, in the unit that fits.
 func shortTime(m selector.Micros) string {
 	us := float64(time.Duration(m)) / 1e3
@@ -99,7 +119,7 @@ func shortTime(m selector.Micros) string {
 // roughSize shows three digits of a number of bytes.
 func roughSize(n float64) string {
 	unit := ""
-	for _, u := range []string{"K", "M"} {
+	for _, u := range []string{"K", "M", "G"} {
 		if n >= 1024 {
 			n, unit = n/1024, u
 		}
@@ -113,6 +133,8 @@ func roughSize(n float64) string {
 // byteSize shows a number of bytes to the byte.
 func byteSize(n int) string {
 	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%dG", n>>30)
 	case n >= 1<<20 && n%(1<<20) == 0:
 		return fmt.Sprintf("%dM", n>>20)
 	case n >= 1<<10 && n%(1<<10) == 0:

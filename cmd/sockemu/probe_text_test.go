@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,7 +118,7 @@ choice: none: what is pinned can't be had
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
-			writeReport(&b, c.r)
+			writeReport(&b, c.r, 0)
 			require.Equal(t, strings.TrimPrefix(c.want, "\n"), b.String())
 		})
 	}
@@ -132,7 +133,7 @@ func TestWhyText(t *testing.T) {
 	}}
 	text := func() string {
 		var b bytes.Buffer
-		a.write(&b)
+		a.write(&b, 0)
 		return b.String()
 	}
 	require.Equal(t, `connection befc2599, dialer in process 42, to db:7000: up on shm (a - b); 2 links, 1 move
@@ -152,11 +153,42 @@ choice: none: `+"\n", text())
 }
 
 func TestSizeText(t *testing.T) {
-	for n, want := range map[float64]string{0: "0", 64: "64", 999: "999", 1000: "1000", 1500: "1.46K", 63520: "62K", 454059: "443K", 1 << 20: "1M", 5e9: "4768M"} {
+	for n, want := range map[float64]string{0: "0", 64: "64", 999: "999", 1000: "1000", 1500: "1.46K", 63520: "62K", 454059: "443K", 1 << 20: "1M", 5e9: "4.66G"} {
 		require.Equal(t, want, roughSize(n))
 	}
 	for n, want := range map[int]string{1: "1", 1000: "1000", 1024: "1K", 1500: "1500", 1 << 20: "1M", 1<<20 + 1024: "1025K"} {
 		require.Equal(t, want, byteSize(n))
+	}
+}
+
+// TestNarrowTerminal: a table that is wider than the terminal becomes several that are not.
+func TestNarrowTerminal(t *testing.T) {
+	rows := func() [][]string {
+		return [][]string{{"NAME", "A", "BB", "CCC"}, {"x\x1b", "1", "22", "333 with much behind it"}}
+	}
+	for width, want := range map[int]string{
+		0: `
+NAME  A  BB  CCC
+x?    1  22  333 with much behind it
+`,
+		12: `
+NAME  A  BB
+x?    1  22
+NAME  CCC
+x?    333 with much behind it
+`,
+		1: `
+NAME  A
+x?    1
+NAME  BB
+x?    22
+NAME  CCC
+x?    333 with much behind it
+`,
+	} {
+		var b bytes.Buffer
+		writeTable(&b, rows(), width)
+		require.Equal(t, want, "\n"+b.String())
 	}
 }
 
@@ -182,6 +214,7 @@ func TestFailureText(t *testing.T) {
 		"or wait longer: --patience":             fmt.Errorf("handshake: %w", os.ErrDeadlineExceeded),
 		"does not answer in time":                fmt.Errorf("handshake: %w", os.ErrDeadlineExceeded),
 		"breaks the protocol":                    fmt.Errorf("%w: nonsense", substrate.ErrProtocol),
+		"this host itself sends nothing there":   failed("dial", substrate.Config, os.NewSyscallError("connect", syscall.EINVAL)),
 		"can't work as it is asked for":          failed("dial", substrate.Config, errors.New("bad address")),
 		"db:7000: something nobody thought of (": errors.New("something nobody thought of ("),
 	} {

@@ -39,7 +39,7 @@ func (c *probeCmd) explain(ctx context.Context, std *stdio) error {
 		std.log.Warn("the answer may be incomplete", "err", e)
 	}
 	var b bytes.Buffer
-	a.write(&b)
+	a.write(&b, termWidth(std.out))
 	_, err = std.out.Write(b.Bytes())
 	return err
 }
@@ -88,7 +88,7 @@ func findWhy(ctx context.Context, dir, prefix string) (answer, error) {
 }
 
 // write writes the answer for people: the connection, a line for each decision, and what was measured last.
-func (a answer) write(b *bytes.Buffer) {
+func (a answer) write(b *bytes.Buffer, width int) {
 	n := a.Connection
 	fmt.Fprintf(b, "connection %s, %s in process %d, to %s: %s", printable(n.GID), printable(n.Role), a.pid, printable(n.Peer), printable(n.State))
 	if n.Substrate != "" {
@@ -101,6 +101,6 @@ func (a answer) write(b *bytes.Buffer) {
 	var r selector.Report
 	if err := json.Unmarshal(a.Candidates, &r); err == nil && len(r.Candidates) > 0 {
 		fmt.Fprintln(b, "\nas measured last:")
-		writeReport(b, r)
+		writeReport(b, r, width)
 	}
 }
