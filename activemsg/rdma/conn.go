@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -28,6 +29,11 @@ type ConnConfig struct {
 
 	// Strict registers each buffer that is exposed by itself, so that a key is worth nothing after Hide.
 	Strict bool
+
+	// For iWARP, where one end connects to the other: the address of this end, and whether it is the one that is awaited. That one must not send before
+	// something of the other has come, and its Connect waits for the other's, at most 4 s: so the other must have been told first.
+	Local netip.Addr
+	Await bool
 }
 
 func (cfg *ConnConfig) defaults() {
@@ -84,6 +90,9 @@ func (a *Adapter) Prepare(cfg ConnConfig) (*Conn, error) {
 		waitSend: look.New(cfg.Spin), waitRecv: look.New(cfg.Spin),
 	}
 	c.tx.init(depth, cfg.SendSlots)
+	if a.IWARP() {
+		c.tx.every = 1 // else the device may read memory after it is free again, see verbs.Joiner
+	}
 	conn := &Conn{carrier: c, cfg: cfg}
 	if err := c.open(cfg, depth); err != nil {
 		c.free()
@@ -96,6 +105,12 @@ func (a *Adapter) Prepare(cfg ConnConfig) (*Conn, error) {
 	conn.info = info{
 		link: a.port.LinkLayer, mtu: a.port.ActiveMTU, qp: c.qp.Number(), psn: rand.Uint32() & max24, lid: a.port.LID,
 		slots: cfg.Slots, payload: cfg.Payload, gid: a.gid.GID,
+	}
+	if j, ok := c.qp.(verbs.Joiner); ok {
+		if err := conn.meet(j); err != nil {
+			c.Close()
+			return nil, configError(err)
+		}
 	}
 	return conn, nil
 }
@@ -153,7 +168,7 @@ func (c *Carrier) open(cfg ConnConfig, depth int) (err error) {
 // Local returns what the peer's Connect wants to know.
 func (conn *Conn) Local() []byte { return conn.info.put() }
 
-// Connect joins the queue pair to the peer's, of which peer is the Local, and returns the carrier. It doesn't wait for the peer: nothing must be sent
+// Connect joins the queue pair to the peer's, of which peer is the Local, and returns the carrier. But for iWARP it doesn't wait for the peer: nothing must be sent
 // before the peer is known to have connected, too. Conn must not be used any more, whether it fails or not.
 func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 	c := conn.carrier
@@ -165,13 +180,14 @@ func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 	c.peer = p.gid.String()
 	if p.link != conn.info.link {
 		c.Close()
-		return nil, c.failure("connect", substrate.Config, fmt.Errorf("%s here, %s there", conn.info.link, p.link))
+		return nil, c.failure("connect", substrate.Config, fmt.Errorf("%s here, %s there", linkText(conn.info.link), linkText(p.link)))
 	}
-	err := c.qp.Connect(verbs.Connection{
-		RemoteQP: p.qp, RemoteGID: p.gid, RemoteLID: p.lid, LocalPSN: conn.info.psn, RemotePSN: p.psn,
-		MTU: min(p.mtu, conn.info.mtu), Timeout: conn.cfg.Timeout, Retry: conn.cfg.Retry,
-		RNRRetry: 6, // never needed: a peer that isn't ready has broken the rules of credits
-	})
+	var err error
+	if j, ok := c.qp.(verbs.Joiner); ok {
+		err = conn.join(j, &p)
+	} else {
+		err = conn.connect(&p)
+	}
 	if err != nil {
 		class := substrate.PathDown
 		if errors.Is(err, verbs.ErrInvalid) {
@@ -186,6 +202,14 @@ func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 	}
 	c.Adopt(c.priors())
 	return c, nil
+}
+
+func (conn *Conn) connect(p *info) error {
+	return conn.carrier.qp.Connect(verbs.Connection{
+		RemoteQP: p.qp, RemoteGID: p.gid, RemoteLID: p.lid, LocalPSN: conn.info.psn, RemotePSN: p.psn,
+		MTU: min(p.mtu, conn.info.mtu), Timeout: conn.cfg.Timeout, Retry: conn.cfg.Retry,
+		RNRRetry: 6, // never needed: a peer that isn't ready has broken the rules of credits
+	})
 }
 
 // Close gives a connection up that was not made.

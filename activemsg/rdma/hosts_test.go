@@ -129,7 +129,7 @@ type host struct {
 // connect makes a new path.
 func (h *host) connect() {
 	t := h.t
-	conn, err := h.a.Prepare(patient)
+	conn, err := h.a.Prepare(iwarp(patient, os.Getenv("SOCKEMU_TEST_ROLE") == "server"))
 	require.NoError(t, err)
 	_, err = h.tcp.Write(conn.Local())
 	require.NoError(t, err)

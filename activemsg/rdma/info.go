@@ -12,14 +12,14 @@ import (
 //
 //	 0  [4]  magic     "SkRD"
 //	 4  u8   version   1
-//	 5  u8   link      1 InfiniBand, 2 Ethernet
+//	 5  u8   link      1 InfiniBand, 2 Ethernet, 3 iWARP
 //	 6  u16  mtu       of the port, in bytes: 256, 512, 1024, 2048 or 4096
 //	 8  u32  qp        number of the queue pair, 24 bits
 //	12  u32  psn       number of the first packet, 24 bits
-//	16  u16  lid       InfiniBand's address of the port; 0 on Ethernet
+//	16  u16  lid       InfiniBand's address of the port; for iWARP the TCP port of the end that is awaited; else 0
 //	18  u16  slots     receives posted
 //	20  u32  payload   most bytes of a segment after its header
-//	24  [16] gid       address of the port
+//	24  [16] gid       address of the port; for iWARP the IP address
 const infoLen = 40
 
 const (
@@ -28,7 +28,15 @@ const (
 	maxPayload  = 1 << 24
 	minPayload  = 64
 	max24       = 1<<24 - 1
+	linkIWARP   = verbs.LinkLayer(3)
 )
+
+func linkText(l verbs.LinkLayer) string {
+	if l == linkIWARP {
+		return "iWARP"
+	}
+	return l.String()
+}
 
 type info struct {
 	link    verbs.LinkLayer
@@ -70,7 +78,7 @@ func (i *info) parse(b []byte) error {
 		payload: int(min(binary.LittleEndian.Uint32(b[20:]), maxPayload+1)), gid: verbs.GID(b[24:]),
 	}
 	switch {
-	case i.link != verbs.LinkInfiniBand && i.link != verbs.LinkEthernet:
+	case i.link != verbs.LinkInfiniBand && i.link != verbs.LinkEthernet && i.link != linkIWARP:
 		return fmt.Errorf("unknown link layer %d", i.link)
 	case i.mtu < 256 || i.mtu > 4096 || i.mtu&(i.mtu-1) != 0:
 		return fmt.Errorf("path MTU %d", i.mtu)
@@ -78,7 +86,7 @@ func (i *info) parse(b []byte) error {
 		return fmt.Errorf("queue pair %#x, packet number %#x", i.qp, i.psn)
 	case i.slots == 0 || i.payload < minPayload || i.payload > maxPayload:
 		return fmt.Errorf("%d slots of %d bytes", i.slots, i.payload)
-	case i.link == verbs.LinkEthernet && i.gid == (verbs.GID{}), i.link == verbs.LinkInfiniBand && i.lid == 0:
+	case i.link != verbs.LinkInfiniBand && i.gid == (verbs.GID{}), i.link == verbs.LinkInfiniBand && i.lid == 0:
 		return fmt.Errorf("a queue pair without address")
 	}
 	return nil

@@ -35,7 +35,7 @@ func TestInfoRefused(t *testing.T) {
 		"long":       func(b []byte) []byte { return append(b, 0) },
 		"magic":      func(b []byte) []byte { b[0]++; return b },
 		"version":    func(b []byte) []byte { b[4]++; return b },
-		"link":       func(b []byte) []byte { b[5] = 3; return b },
+		"link":       func(b []byte) []byte { b[5] = 4; return b },
 		"mtu":        func(b []byte) []byte { b[6] = 1; return b },
 		"no qp":      func(b []byte) []byte { clear(b[8:12]); return b },
 		"qp":         func(b []byte) []byte { b[11] = 1; return b },
@@ -90,6 +90,9 @@ func FuzzInfo(f *testing.F) {
 	ib := goodInfo
 	ib.link, ib.lid = verbs.LinkInfiniBand, 9
 	f.Add(ib.put())
+	iw := goodInfo
+	iw.link, iw.lid = linkIWARP, 4791
+	f.Add(iw.put())
 	f.Add([]byte("SkRD\x01"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var i info

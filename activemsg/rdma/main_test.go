@@ -3,6 +3,7 @@ package rdma
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"testing"
@@ -137,19 +138,31 @@ func deviceConfig() (cfg Config, err error) {
 
 // connect makes the two ends of a path, which are closed with the test.
 func (s *setup) connect(t testing.TB, ca, cb ConnConfig) (a, b *Carrier) {
-	x, err := s.a.Prepare(ca)
+	x, err := s.a.Prepare(iwarp(ca, false))
 	require.NoError(t, err)
-	y, err := s.b.Prepare(cb)
+	y, err := s.b.Prepare(iwarp(cb, true))
 	require.NoError(t, err)
+	other := make(chan error, 1)
+	go func() {
+		var err error
+		b, err = y.Connect(x.Local()) // iWARP's waits for a's
+		other <- err
+	}()
 	a, err = x.Connect(y.Local())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, a.Close()) })
-	b, err = y.Connect(x.Local())
-	require.NoError(t, err)
+	require.NoError(t, await(t, other))
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	require.Equal(t, a.Limits().Payload, b.Limits().Payload)
 	require.Equal(t, a.Limits().Slots, b.Limits().Slots)
 	return a, b
+}
+
+// iwarp adds what only iWARP looks at.
+func iwarp(cfg ConnConfig, await bool) ConnConfig {
+	cfg.Local, _ = netip.ParseAddr(os.Getenv("SOCKEMU_TEST_RDMA_ADDR"))
+	cfg.Await = await
+	return cfg
 }
 
 func head(n byte) *[activemsg.HeaderLen]byte { return &[activemsg.HeaderLen]byte{n, 1, 2, 3} }

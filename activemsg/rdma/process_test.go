@@ -32,7 +32,7 @@ func child() error {
 	if err != nil {
 		return err
 	}
-	conn, err := a.Prepare(ConnConfig{})
+	conn, err := a.Prepare(iwarp(ConnConfig{}, true))
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func TestDevicePeerKilled(t *testing.T) {
 
 	peer, err := hex.DecodeString(next())
 	require.NoError(t, err)
-	conn, err := s.a.Prepare(ConnConfig{})
+	conn, err := s.a.Prepare(iwarp(ConnConfig{}, false))
 	require.NoError(t, err)
 	_, err = io.WriteString(stdin, hex.EncodeToString(conn.Local())+"\n")
 	require.NoError(t, err)
