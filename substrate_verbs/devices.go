@@ -101,7 +101,7 @@ func (d *devices) Check() error {
 
 func (d *devices) Addrs() ([]netip.Addr, error) { return d.finder.addrs(), nil }
 
-func (d *devices) Open(local, remote netip.Addr) (Half, error) {
+func (d *devices) Open(local, remote netip.Addr, dialled bool) (Half, error) {
 	at, err := d.finder.find(local)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func (d *devices) Open(local, remote netip.Addr) (Half, error) {
 		d.finder.forget()
 		return nil, err
 	}
-	cfg := rdma.ConnConfig{Payload: segment + dataHead}
+	cfg := rdma.ConnConfig{Payload: segment + dataHead, Local: local, Await: dialled}
 	if at.software {
 		cfg.Timeout = softwareTimeout
 	}
@@ -202,8 +202,9 @@ func (h *deviceHalf) Close() error {
 
 func (h *deviceHalf) Connect(info []byte) (activemsg.Carrier, error) {
 	gid, err := rdma.PeerGID(info)
-	// RoCE v2 goes by IP, so the peer is where it says it is, or somebody else would get our packets.
-	if _, real := h.a.of.finder.(*system); err == nil && real && h.Kind() == KindRoCEv2 && gid.Addr() != h.remote.WithZone("") {
+	// RoCE v2 and iWARP go by IP, so the peer is where it says it is, or somebody else would get our packets.
+	byIP := h.Kind() == KindRoCEv2 || h.Kind() == KindIWARP
+	if _, real := h.a.of.finder.(*system); err == nil && real && byIP && gid.Addr() != h.remote.WithZone("") {
 		err = fmt.Errorf("the peer at %v says that it is %v", h.remote, gid.Addr())
 	}
 	if err != nil {
@@ -372,7 +373,7 @@ func (s *system) look(local netip.Addr) (place, error) {
 	case m.Transport == "infiniband":
 		at.kind = KindInfiniBand
 	case m.Transport == "iwarp":
-		return place{}, fmt.Errorf("%s is iWARP, whose queue pairs only a connection manager can join", m.Device)
+		at.kind = KindIWARP
 	case m.GIDType == "RoCE v2":
 		at.kind = KindRoCEv2
 	default:

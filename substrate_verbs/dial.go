@@ -150,7 +150,7 @@ func (s *Substrate) introduce(ctx context.Context, conn net.Conn) (p *peer, toke
 		return p, w.token, false, offer{join: true}.say(conn)
 	}
 	local, remote := addrPair(conn)
-	half, err := s.fabric.Open(local.ip(), remote.ip())
+	half, err := s.fabric.Open(local.ip(), remote.ip(), false)
 	if err != nil {
 		return fail(unfit{err})
 	}

@@ -14,8 +14,9 @@ type Fabric interface {
 	// Addrs are the addresses of this host that lead to a device, for a listener that is bound to none.
 	Addrs() ([]netip.Addr, error)
 
-	// Open makes one end of a queue pair between two addresses, of which local is one of this host. It says in words why it can't.
-	Open(local, remote netip.Addr) (Half, error)
+	// Open makes one end of a queue pair between two addresses, of which local is one of this host; the end that was dialled says so. It says in words
+	// why it can't.
+	Open(local, remote netip.Addr, dialled bool) (Half, error)
 }
 
 // A Half is one end of a queue pair that doesn't know its other end yet.
@@ -27,6 +28,7 @@ type Half interface {
 	Info() []byte
 
 	// Connect makes it a carrier with the end that has said info, which is to be treated as hostile. The Half is used up, also if it fails.
+	// Where the ends are joined by TCP, KindIWARP, that which was dialled waits for the other.
 	Connect(info []byte) (activemsg.Carrier, error)
 
 	// Close frees a Half that was not connected.
@@ -42,12 +44,13 @@ const MaxInfo = 512
 // Kind is how the two ends of a queue pair talk to each other.
 type Kind uint8
 
-// The kinds. iWARP is none: its queue pairs can't be joined without a connection manager.
+// The kinds.
 const (
 	KindMemory     Kind = iota + 1 // within a process, for tests
 	KindRoCEv2                     // UDP on Ethernet
 	KindRoCEv1                     // Ethernet without IP
 	KindInfiniBand                 //
+	KindIWARP                      // TCP
 )
 
 // String names the kind as it is shown to users.
@@ -61,6 +64,8 @@ func (k Kind) String() string {
 		return "RoCE v1"
 	case KindInfiniBand:
 		return "InfiniBand"
+	case KindIWARP:
+		return "iWARP"
 	}
 	return "unknown"
 }

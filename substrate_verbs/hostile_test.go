@@ -233,6 +233,6 @@ type absent struct{}
 
 func (absent) Check() error                   { return errNoDevice("is empty") }
 func (a absent) Addrs() ([]netip.Addr, error) { return nil, a.Check() }
-func (a absent) Open(local, remote netip.Addr) (Half, error) {
+func (a absent) Open(local, remote netip.Addr, _ bool) (Half, error) {
 	return nil, a.Check()
 }

@@ -151,7 +151,7 @@ func (l *listener) rendezvous(conn net.Conn) bool {
 // join makes our end of a queue pair and tells the dialer of it.
 func (l *listener) join(conn net.Conn, there instance, o offer) (*peer, error) {
 	local, remote := addrPair(conn)
-	half, err := l.s.fabric.Open(local.ip(), remote.ip())
+	half, err := l.s.fabric.Open(local.ip(), remote.ip(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +162,13 @@ func (l *listener) join(conn net.Conn, there instance, o offer) (*peer, error) {
 	}
 	mine := answered{kind: half.Kind(), secret: newSecret(), info: half.Info()}
 	about := half.String()
+	first := half.Kind() == KindIWARP // the dialer must know before it can connect
+	if first {
+		if err := mine.say(conn); err != nil {
+			half.Close()
+			return nil, err
+		}
+	}
 	carrier, err := half.Connect(o.info)
 	if err != nil {
 		return nil, err
@@ -169,6 +176,9 @@ func (l *listener) join(conn net.Conn, there instance, o offer) (*peer, error) {
 	p, err := l.s.newPeer(conn, carrier, about, false, there, joinSecrets(o.secret, mine.secret))
 	if err != nil {
 		return nil, err
+	}
+	if first {
+		return p, nil
 	}
 	if err := mine.say(conn); err != nil {
 		p.fail(p.newError(substrate.PathDown, substrate.Cause(err)))

@@ -64,7 +64,7 @@ func (f *Pipes) Addrs() ([]netip.Addr, error) {
 }
 
 // Open makes one end of a pipe between loopback addresses.
-func (f *Pipes) Open(local, remote netip.Addr) (Half, error) {
+func (f *Pipes) Open(local, remote netip.Addr, _ bool) (Half, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {

@@ -208,8 +208,8 @@ type mute struct {
 	before func() // if not nil: called for each segment
 }
 
-func (m *mute) Open(local, remote netip.Addr) (Half, error) {
-	h, err := m.Pipes.Open(local, remote)
+func (m *mute) Open(local, remote netip.Addr, dialled bool) (Half, error) {
+	h, err := m.Pipes.Open(local, remote, dialled)
 	return muteHalf{h, m}, err
 }
 
