@@ -106,8 +106,8 @@ func (a *Adapter) Prepare(cfg ConnConfig) (*Conn, error) {
 		link: a.port.LinkLayer, mtu: a.port.ActiveMTU, qp: c.qp.Number(), psn: rand.Uint32() & max24, lid: a.port.LID,
 		slots: cfg.Slots, payload: cfg.Payload, gid: a.gid.GID,
 	}
-	if j, ok := c.qp.(verbs.Joiner); ok {
-		if err := conn.meet(j); err != nil {
+	if a.IWARP() {
+		if err := conn.meet(); err != nil {
 			c.Close()
 			return nil, configError(err)
 		}

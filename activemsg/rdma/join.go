@@ -16,7 +16,11 @@ const joinTime = 4 * time.Second
 func (a *Adapter) IWARP() bool { return a.gid.Type == verbs.GIDIWARP }
 
 // meet says where an end of an iWARP connection is.
-func (conn *Conn) meet(j verbs.Joiner) error {
+func (conn *Conn) meet() error {
+	j, ok := conn.carrier.qp.(verbs.Joiner)
+	if !ok {
+		return errUnsupported
+	}
 	local := conn.cfg.Local.Unmap()
 	if !local.IsValid() || local.IsUnspecified() || local.Zone() != "" {
 		return fmt.Errorf("rdma: %s is iWARP, which needs the address of this end, not %q", conn.carrier.adapter.Device(), conn.cfg.Local)

@@ -136,26 +136,34 @@ func (m *manager) destroy(id uint32) error {
 }
 
 func (m *manager) bind(id uint32, local netip.AddrPort) error {
+	return m.write(m.command(cmdBind, 0, 0, bindBody(id, local)))
+}
+
+func bindBody(id uint32, local netip.AddrPort) []byte {
 	addr, n := sockaddr(local)
 	body := native.AppendUint16(native.AppendUint32(nil, id), n)
-	return m.write(m.command(cmdBind, 0, 0, append(append(body, 0, 0), addr...)))
+	return append(append(body, 0, 0), addr...)
 }
 
 func (m *manager) listen(id uint32) error {
-	return m.write(m.command(cmdListen, 0, 0, native.AppendUint32(native.AppendUint32(nil, id), 4)))
+	return m.write(m.command(cmdListen, 0, 0, two(id, 4)))
 }
 
+func two(a, b uint32) []byte { return native.AppendUint32(native.AppendUint32(nil, a), b) }
+
 func (m *manager) resolve(id uint32, from, to netip.AddrPort, wait time.Duration) error {
+	return m.write(m.command(cmdResolveAddr, 0, 0, resolveBody(id, from, to, wait)))
+}
+
+func resolveBody(id uint32, from, to netip.AddrPort, wait time.Duration) []byte {
 	src, n := sockaddr(from)
 	dst, k := sockaddr(to)
-	body := native.AppendUint32(native.AppendUint32(nil, id), uint32(wait.Milliseconds()))
-	body = native.AppendUint16(native.AppendUint16(body, n), k)
-	body = append(append(append(body, 0, 0, 0, 0), src...), dst...)
-	return m.write(m.command(cmdResolveAddr, 0, 0, body))
+	body := native.AppendUint16(native.AppendUint16(two(id, uint32(wait.Milliseconds())), n), k)
+	return append(append(append(body, 0, 0, 0, 0), src...), dst...)
 }
 
 func (m *manager) route(id uint32, wait time.Duration) error {
-	return m.write(m.command(cmdResolveRoute, 0, 0, native.AppendUint32(native.AppendUint32(nil, id), uint32(wait.Milliseconds()))))
+	return m.write(m.command(cmdResolveRoute, 0, 0, two(id, uint32(wait.Milliseconds()))))
 }
 
 // param says which queue pair is to be joined; there are no reads.
@@ -171,23 +179,30 @@ func param(qp uint32, private []byte) []byte {
 func tail(id uint32) []byte { return append(native.AppendUint32(nil, id), make([]byte, 12)...) }
 
 func (m *manager) connect(id, qp uint32, private []byte) error {
-	return m.write(m.command(cmdConnect, 0, 0, append(param(qp, private), tail(id)...)))
+	return m.write(m.command(cmdConnect, 0, 0, connectBody(id, qp, private)))
+}
+
+func connectBody(id, qp uint32, private []byte) []byte {
+	return append(param(qp, private), tail(id)...)
 }
 
 func (m *manager) accept(id, qp uint32) error {
-	body := append(native.AppendUint64(nil, 1), param(qp, nil)...)
-	return m.write(m.command(cmdAccept, 0, 0, append(body, tail(id)...)))
+	return m.write(m.command(cmdAccept, 0, 0, acceptBody(id, qp)))
 }
 
-func (m *manager) reject(id uint32) error {
-	body := append(native.AppendUint32(nil, id), make([]byte, 4+privateLen)...)
-	return m.write(m.command(cmdReject, 0, 0, body))
+func acceptBody(id, qp uint32) []byte {
+	return append(native.AppendUint64(nil, 1), connectBody(id, qp, nil)...)
+}
+
+func (m *manager) reject(id uint32) error { return m.write(m.command(cmdReject, 0, 0, rejectBody(id))) }
+
+func rejectBody(id uint32) []byte {
+	return append(native.AppendUint32(nil, id), make([]byte, 4+privateLen)...)
 }
 
 // device returns which device an identifier is bound to, by its GUID, and its own address.
 func (m *manager) device(id uint32) (guid [8]byte, local netip.AddrPort, err error) {
-	body := native.AppendUint32(native.AppendUint32(nil, id), 0) // ask for addresses
-	if err := m.write(m.command(cmdQuery, queryAnswer, 0, body)); err != nil {
+	if err := m.write(m.command(cmdQuery, queryAnswer, 0, two(id, 0))); err != nil { // 0: ask for addresses
 		return guid, local, err
 	}
 	return [8]byte(m.answer[:]), addrPort(m.answer[querySrcOffset:]), nil
