@@ -108,7 +108,7 @@ func (b *Binding) History() []Decision { return slices.Clone(b.history) }
 
 // Bound says that the connection now runs on path p: a switch succeeded, or the session resumed there by itself.
 func (b *Binding) Bound(now time.Time, p Path) {
-	byChoice := p == b.target && (b.cause <= CausePathBack || b.cause == CausePreferred)
+	byChoice := p == b.target && b.cause.byChoice()
 	b.target, b.cause = Path{}, CauseNone
 	b.dropLead()
 	if p == b.current {
@@ -149,29 +149,45 @@ func (b *Binding) dropLead() { b.lead, b.leader, b.leadRound = 0, Path{}, 0 }
 // them. After a Switch the caller opens the new path, moves the stream (make before break), and calls Bound or Refused;
 // until then Decide says that a switch is in progress, unless the link dies.
 func (b *Binding) Decide(now time.Time, t *Table, sizes *Sizes, event Event) Decision {
-	w := b.mix.fold(sizes)
-	cs := t.Candidates(now, w, b.policy)
-	b.markRefused(now, cs)
-	d := Decision{At: now, Peer: t.peer, From: b.current, To: b.current, Candidates: cs, base: t.cfg.Base, ttl: t.cfg.TTL, weights: w}
+	d := b.see(now, t, sizes)
 	switch {
 	case !b.decides:
 		d.Cause = CausePeerDecides
 	case b.target != Path{} && event != LinkDied:
 		d.To, d.Cause = b.target, CauseInProgress
+		if b.cause == CauseSight || b.cause == CauseLikely {
+			d.Again = firstSight
+		}
 	case event == LinkDied:
 		b.leave(&d, CausePathDied)
 	default:
 		b.compare(now, &d)
+		if d.Action == Stay && d.Cause.unsure() && b.first(now) {
+			b.guess(&d, true)
+		}
 	}
+	b.conclude(&d)
+	return d
+}
+
+// see begins a decision with what is known.
+func (b *Binding) see(now time.Time, t *Table, sizes *Sizes) Decision {
+	w := b.mix.fold(sizes)
+	cs := t.Candidates(now, w, b.policy)
+	b.markRefused(now, cs)
+	return Decision{At: now, Peer: t.peer, From: b.current, To: b.current, Candidates: cs, base: t.cfg.Base, ttl: t.cfg.TTL, weights: w}
+}
+
+// conclude notes what was decided.
+func (b *Binding) conclude(d *Decision) {
 	if d.Action == Switch {
-		explainLosers(cs, d.To)
+		explainLosers(d.Candidates, d.To)
 		b.target, b.cause = d.To, d.Cause
 		if d.Cause == CausePathDied || d.Cause == CauseSuspect {
 			b.lost = b.current
 		}
 	}
-	b.remember(d)
-	return d
+	b.remember(*d)
 }
 
 // markRefused takes paths that were refused lately out of the running.
@@ -399,7 +415,7 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		ratio = min(ratio, 1-gain/own)
 	}
 	solid := min(cur.Cost.Samples, best.Cost.Samples) >= initialSamples
-	first := b.current == b.origin && b.since.Equal(b.started) && now.Sub(b.started) <= initialWindow
+	first := b.first(now)
 	clearly, initial := float64(clearRatio), float64(initialRatio)
 	if first {
 		clearly = initialRatio

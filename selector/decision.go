@@ -29,7 +29,8 @@ type Decision struct {
 
 	// Doubt: what was measured is too noisy to tell which path is the better one.
 	Doubt bool `json:"doubt,omitempty"`
-	// Again, if not zero, asks for another round so soon (Table.Hasten): a lead waits for confirmation, or a doubt for a quieter moment.
+	// Again, if not zero, asks for another round so soon (Table.Hasten): a lead waits for confirmation, a doubt for a quieter moment, and a
+	// switch that was made early for all figures.
 	Again time.Duration `json:"-"`
 
 	// Candidates are all paths to the peer, the best first, each with its reason if it wasn't taken.
@@ -96,7 +97,10 @@ func (d Decision) String() string {
 	default:
 		fmt.Fprintf(&s, "stays on %s (%s): %s", from, d.Peer, d.why())
 	}
-	if d.Doubt {
+	switch {
+	case d.Action == Switch && d.Again > 0:
+		fmt.Fprintf(&s, "; measured again within %s", d.Again)
+	case d.Doubt:
 		fmt.Fprintf(&s, "; too noisy to tell, looks again within %s", d.Again)
 	}
 	sep := "; rejected: "
@@ -130,6 +134,10 @@ func (d *Decision) why() string {
 	switch d.Cause {
 	case CauseInitial, CauseFaster:
 		return d.faster()
+	case CauseSight:
+		return "faster at first sight" + d.noted()
+	case CauseLikely:
+		return "little evidence, but it is more likely the faster one" + d.noted()
 	case CausePathBack:
 		return "it works again and is " + d.faster()
 	case CausePathDied:

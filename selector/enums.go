@@ -61,6 +61,8 @@ type Cause uint8
 const (
 	CauseNone       Cause = iota
 	CauseInitial          // the first upgrade after connect
+	CauseSight            // as initial: faster at first sight, before all was measured
+	CauseLikely           // as initial: more likely faster, by little evidence
 	CauseFaster           // another path was faster in several rounds running
 	CausePathBack         // as faster: the path had been left because it died
 	CausePathDied         // the current path died
@@ -84,12 +86,22 @@ const (
 	CauseNoPath
 )
 
-var causeNames = []string{"none", "initial", "faster", "path_back", "path_died", "suspect", "stale", "preferred", "pinned",
+var causeNames = []string{"none", "initial", "sight", "likely", "faster", "path_back", "path_died", "suspect", "stale", "preferred", "pinned",
 	"peer_pinned", "best", "small_gain", "noise", "confirming", "hold_down", "round", "only_path",
 	"in_progress", "peer_decides", "pin_waits", "pin_impossible", "no_path"}
 
 // String is the name that logs and JSON show.
 func (c Cause) String() string { return nameOf(causeNames, int(c), "cause") }
+
+// byChoice: numbers or preference called for a switch that has this cause, and were sure of it.
+func (c Cause) byChoice() bool {
+	return c == CauseInitial || c == CauseFaster || c == CausePathBack || c == CausePreferred
+}
+
+// unsure: there was no more than one comparison of figures to stay.
+func (c Cause) unsure() bool {
+	return c == CauseBest || c == CauseSmallGain || c == CauseNoise || c == CauseConfirming
+}
 
 // MarshalText writes the name.
 func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }

@@ -41,6 +41,7 @@ type lab struct {
 	rng   *rand.Rand
 	// paths tells the outcome of a probe of each path; a missing one fails.
 	paths map[Path]func() Measurement
+	round Round // the one that is under way, of tests that record it themselves
 	// log are all decisions to switch; rounds counts rounds.
 	log    []Decision
 	rounds int

@@ -40,6 +40,9 @@ type record struct {
 }
 
 func (r *record) add(p past) {
+	if r.n > 0 && r.list[r.n-1].round == p.round {
+		r.n-- // more of the same round
+	}
 	if r.n == pastRounds {
 		copy(r.list[:], r.list[1:])
 		r.n--

@@ -49,6 +49,8 @@ type Measurement struct {
 	// Turns, if not nil, are round-trip times that were measured in turns with the other paths of the round that have them: the i-th of each
 	// were measured at about the same time, so that what the machine was busy with hit all of them alike.
 	Turns []time.Duration
+	// Partial: the round goes on, and what it brings replaces this.
+	Partial bool
 }
 
 // OK reports that the probe succeeded.

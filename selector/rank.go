@@ -32,6 +32,7 @@ type Candidate struct {
 	at         time.Time // when it was measured; zero if that brought no figure
 	round      uint64    // in which it was measured
 	turns      []time.Duration
+	perByte    float64 // that of cost, or what an unknown one is taken for
 	record     record
 }
 
@@ -77,6 +78,9 @@ func (t *Table) Candidates(now time.Time, w Weights, policy Policy) []Candidate 
 		if c, _ := t.condition(e, now); c == fine {
 			worst = max(worst, e.good.Cost.PerByte)
 		}
+	}
+	if worst == 0 {
+		worst = unknownByte
 	}
 	for _, e := range t.entries {
 		cs = append(cs, t.candidate(e, now, w, policy, worst))
@@ -127,6 +131,7 @@ func (t *Table) candidate(e *entry, now time.Time, w Weights, policy Policy, wor
 		if known.PerByte == 0 {
 			known.PerByte = worst
 		}
+		c.perByte = known.PerByte
 		if known.RTT > 0 {
 			c.score = score(known, w, age, t.cfg.TTL)
 			c.at = e.good.At

@@ -226,6 +226,9 @@ func (t *Table) Record(p Path, m Measurement) {
 	e.record.add(past{m.Round, fixed(m.Cost), m.Cost.PerByte, m.Cost.Jitter, m.RTTMin})
 	e.good = m
 	e.fails, e.doubt, e.died = 0, "", false
+	if m.Partial {
+		return
+	}
 	if t.loses(e, m.At) {
 		e.interval = min(2*max(e.interval, t.cfg.Interval), maxInterval)
 	} else {

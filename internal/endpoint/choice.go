@@ -86,18 +86,42 @@ func (c *choice) look() (path selector.Path, busy, allowed bool) {
 
 // decide asks for a decision after a probe of the paths to p, and carries it out.
 func (c *choice) decide(p *peer) {
-	t := p.table
 	c.mu.Lock()
 	if c.b == nil || c.p != p { // the other end has moved to another process meanwhile
 		c.mu.Unlock()
 		return
 	}
 	now := time.Now()
-	d := c.b.Decide(now, t, c.s.Sizes(), selector.RoundDone)
+	d := c.b.Decide(now, p.table, c.s.Sizes(), selector.RoundDone)
 	c.last = d
 	young := now.Sub(c.began) < eager
 	c.change()
 	c.mu.Unlock()
+	c.follow(p, d, young)
+}
+
+// glance moves the connection in the middle of a round, if it is clear enough by then that it should be; see selector.Binding.Glance.
+func (c *choice) glance(p *peer, late bool) bool {
+	c.mu.Lock()
+	if c.b == nil || c.p != p {
+		c.mu.Unlock()
+		return false
+	}
+	d, ok := c.b.Glance(time.Now(), p.table, c.s.Sizes(), late)
+	if ok {
+		c.last = d
+		c.change()
+	}
+	c.mu.Unlock()
+	if ok {
+		c.follow(p, d, true)
+	}
+	return ok
+}
+
+// follow carries a decision out. It is called by the loop alone.
+func (c *choice) follow(p *peer, d selector.Decision, young bool) {
+	t, now := p.table, time.Now()
 	var ok []selector.Path
 	for _, k := range d.Candidates {
 		if k.OK {
@@ -107,7 +131,7 @@ func (c *choice) decide(p *peer) {
 	if d.Again > 0 {
 		t.Hasten(now.Add(d.Again), append(ok, d.From)...)
 	}
-	if d.Action == selector.Stay && young && d.From.Substrate == p.e.cfg.Substrate.Name() && len(ok) > 1 {
+	if d.Action == selector.Stay && d.Cause != selector.CauseInProgress && young && d.From.Substrate == p.e.cfg.Substrate.Name() && len(ok) > 1 {
 		// A machine that is just busy has blurred the first round: the next may be clearer.
 		t.Hasten(now.Add(p.eagerness(now)), ok...)
 	}

@@ -139,7 +139,23 @@ func (p *peer) chooseLoop() {
 			p.mu.Unlock()
 			r := p.table.Round(now, inUse...)
 			within := func(path selector.Path) time.Duration { return e.probeLimit(path, policy) }
-			e.probe(e.ctx, p.proc, baseSecond(r.Paths, e.cfg.Substrate.Name()), within, func(list []probed) {
+			record := func(list []probed, partial bool) {
+				for _, l := range list {
+					if partial && !l.m.OK() {
+						continue // at the end, once
+					}
+					l.m.Round, l.m.Partial = r.ID, partial
+					p.table.Record(l.path, l.m)
+				}
+			}
+			glance := func(list []probed, late bool) (moved bool) {
+				record(list, true)
+				for _, c := range all {
+					moved = c.glance(p, late) || moved
+				}
+				return moved
+			}
+			e.probe(e.ctx, p.proc, baseSecond(r.Paths, e.cfg.Substrate.Name()), within, glance, func(list []probed) {
 				if e.ctx.Err() != nil {
 					return
 				}
@@ -147,9 +163,8 @@ func (p *peer) chooseLoop() {
 					if l.m.OK() && l.path.Substrate == e.cfg.Substrate.Name() {
 						p.heard(l.peer, all)
 					}
-					l.m.Round = r.ID
-					p.table.Record(l.path, l.m)
 				}
+				record(list, false)
 				for _, c := range all {
 					c.decide(p)
 				}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 	pingsMost  = 250 * time.Millisecond // for those of one path, but leastPings are always sent
 	leastPings = 2
 	firstPings = 3 // none of which is fast on a slow path
+	glanceFrom = 2 // turns after which it may be clear already which path is the best
 )
 
 // A long train goes around a ring of shared memory once, whose first touch costs page faults, unless the path is too slow for that. Trains take
@@ -57,17 +59,18 @@ const (
 type lane struct {
 	path selector.Path
 	peer wire.Setup // what the peer said of itself, if it did
-	slow bool
+	slow bool       // it leads far away, or seems to
 
 	ask   func(op wire.ProbeOp, n, back int) (time.Duration, error)
 	close func()
 	renew func() // begins the time for measuring anew
 
 	pings, turns []time.Duration
-	perByte      float64 // of the best train; +Inf: none was sent yet
-	trained      int     // trains sent
-	next         int     // length of the next
-	around       bool    // the long one was sent
+	quiet        []time.Duration // of the turns those that count
+	perByte      float64         // of the best train; +Inf: none was sent yet
+	trained      int             // trains sent
+	next         int             // length of the next
+	around       bool            // the long one was sent
 	spent        time.Duration
 	err          error
 }
@@ -81,7 +84,11 @@ type probed struct {
 
 // probe measures paths to one process, those together that can be. It calls tell, in its own goroutine, with the outcomes as they come: a path
 // that takes long to fail, or is slow, keeps nobody waiting for the others.
-func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []selector.Path, within func(selector.Path) time.Duration, tell func([]probed)) {
+//
+// If glance isn't nil, it is called with what the turns so far say of the paths that are measured together; late says that the machine is too busy
+// for the rest to come soon. If it returns true, that was enough.
+func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []selector.Path, within func(selector.Path) time.Duration,
+	glance func(list []probed, late bool) bool, tell func([]probed)) {
 	ready, alone := make(chan *lane, len(paths)), make(chan *lane, len(paths))
 	limit := make(chan struct{}, probeLinks)
 	for _, path := range paths {
@@ -100,7 +107,7 @@ func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []select
 		case l.slow:
 			running++
 			go func() {
-				measure([]*lane{l})
+				measure([]*lane{l}, nil)
 				alone <- l
 			}()
 		default:
@@ -121,13 +128,14 @@ func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []select
 	}
 	for len(together) > 0 || opening+running > 0 {
 		if len(together) > 0 {
-			measure(together)
-			list := make([]probed, 0, len(together))
-			for _, l := range together {
-				list = append(list, l.outcome(len(together) > 1))
-			}
+			list := together
 			together = nil
-			tell(list)
+			var look func(late bool) bool
+			if glance != nil && len(list) > 1 {
+				look = func(late bool) bool { return glance(outcomes(list), late) }
+			}
+			measure(list, look)
+			tell(outcomes(list))
 			continue
 		}
 		select {
@@ -178,7 +186,7 @@ func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path select
 		stop()
 		link.Close()
 	}
-	for l.slow = true; l.slow && l.err == nil && len(l.pings) < firstPings; {
+	for l.slow = !near(e.subs[path.Substrate], link); l.slow && l.err == nil && len(l.pings) < firstPings; {
 		d := l.ping()
 		l.spent += d
 		l.pings = append(l.pings, d)
@@ -197,6 +205,16 @@ func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path select
 	return l
 }
 
+// near reports that both ends of a link are on this host: whatever takes long there is no fault of the path's.
+func near(sub substrate.Substrate, link substrate.Link) bool {
+	if sub.Caps().SameHost {
+		return true
+	}
+	here, err := netip.ParseAddrPort(link.LocalAddr().String())
+	there, err2 := netip.ParseAddrPort(link.RemoteAddr().String())
+	return err == nil && err2 == nil && here.Addr() == there.Addr()
+}
+
 // ping returns how long a round trip took, unless it failed.
 func (l *lane) ping() time.Duration {
 	d, err := l.ask(wire.ProbeEcho, probePing, probePing)
@@ -206,8 +224,9 @@ func (l *lane) ping() time.Duration {
 	return max(d, 1) // 0 would be unknown
 }
 
-// measure measures lanes in turns, and closes them.
-func measure(lanes []*lane) {
+// measure measures lanes in turns, and closes them. If look isn't nil, it says whether what is known by now is enough.
+func measure(lanes []*lane, look func(late bool) bool) {
+	enough := false
 	inTurns(lanes, func(l *lane, elapsed time.Duration) bool {
 		switch {
 		case len(l.turns) == probeTurns, len(l.turns) >= leastTurns && elapsed > pingsTime:
@@ -217,17 +236,24 @@ func measure(lanes []*lane) {
 		}
 		l.turn()
 		return true
+	}, func(turns int, elapsed time.Duration) bool {
+		busy := elapsed > pingsTime
+		if look != nil && turns >= glanceFrom && (busy || turns == probeTurns) {
+			quiet(lanes)
+			enough = look(busy && turns >= leastTurns)
+		}
+		return enough
 	})
 	for _, l := range lanes {
 		l.spent = 0
 	}
 	inTurns(lanes, func(l *lane, elapsed time.Duration) bool {
-		if l.trained > 0 && (l.trained >= probeTrains || elapsed > trainsTime) && (l.trained >= leastTrains || l.spent > slowTime) {
+		if enough || l.trained > 0 && (l.trained >= probeTrains || elapsed > trainsTime) && (l.trained >= leastTrains || l.spent > slowTime) {
 			return false
 		}
 		l.train()
 		return true
-	})
+	}, nil)
 	for _, l := range lanes {
 		l.close()
 	}
@@ -235,11 +261,15 @@ func measure(lanes []*lane) {
 }
 
 // inTurns calls visit for one lane after the other, those that have failed left out, until it has reported false for each of them. Who was
-// first in one turn is last in the next. elapsed is how long that has been going on.
-func inTurns(lanes []*lane, visit func(l *lane, elapsed time.Duration) bool) {
+// first in one turn is last in the next. elapsed is how long that has been going on. If enough isn't nil, it may end that after any turn.
+func inTurns(lanes []*lane, visit func(l *lane, elapsed time.Duration) bool, enough func(turns int, elapsed time.Duration) bool) {
 	start := time.Now()
 	order := slices.Clone(lanes)
-	for again := true; again; slices.Reverse(order) {
+	for turns, again := 0, true; again; slices.Reverse(order) {
+		if enough != nil && enough(turns, time.Since(start)) {
+			return
+		}
+		turns++
 		again = false
 		elapsed := time.Since(start) // the same for all: they stay in step
 		for _, l := range order {
@@ -301,7 +331,7 @@ func (l *lane) train() {
 	}
 }
 
-// quiet leaves of the turns of lanes that were measured together those in which all of them took the least.
+// quiet picks of the turns of lanes that were measured together those in which all of them took the least.
 func quiet(lanes []*lane) {
 	var ok []*lane
 	for _, l := range lanes {
@@ -326,12 +356,20 @@ func quiet(lanes []*lane) {
 	slices.SortFunc(list, func(a, b turn) int { return cmp.Compare(a.took, b.took) })
 	list = list[:min(len(list), max(len(list)/quietTurns, leastTurns))]
 	for _, l := range ok {
-		turns := make([]time.Duration, len(list))
+		l.quiet = make([]time.Duration, len(list))
 		for i, t := range list {
-			turns[i] = l.turns[min(t.i, len(l.turns)-1)]
+			l.quiet[i] = l.turns[min(t.i, len(l.turns)-1)]
 		}
-		l.turns = turns
 	}
+}
+
+// outcomes are those of lanes that are measured together.
+func outcomes(lanes []*lane) []probed {
+	list := make([]probed, 0, len(lanes))
+	for _, l := range lanes {
+		list = append(list, l.outcome(len(lanes) > 1))
+	}
+	return list
 }
 
 // outcome sums up what was measured. Together: along with others, in the same turns.
@@ -343,15 +381,15 @@ func (l *lane) outcome(together bool) probed {
 	}
 	slices.Sort(l.pings)
 	m.RTTMin, m.RTTP99 = l.pings[0], l.pings[len(l.pings)*99/100]
-	rtt := medianOf(l.turns)
-	off := make([]time.Duration, len(l.turns))
-	for i, d := range l.turns {
+	rtt := medianOf(l.quiet)
+	off := make([]time.Duration, len(l.quiet))
+	for i, d := range l.quiet {
 		off[i] = (d - rtt).Abs()
 	}
 	// The mean deviation of a normal variable is 1.2 times the median deviation.
 	m.Cost = substrate.Cost{RTT: rtt, Jitter: medianOf(off) * 6 / 5, Samples: len(l.pings), PerByte: l.perByte, Source: substrate.SourceProbe}
 	if together {
-		m.Turns = l.turns
+		m.Turns = l.quiet
 	}
 	return probed{l.path, m, l.peer}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +38,7 @@ func TestTrains(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l = fakeLane(rtt, perByte, load)
 			start := time.Now()
-			measure([]*lane{l})
+			measure([]*lane{l}, nil)
 			took = time.Since(start)
 		})
 		return l, took
@@ -100,7 +101,7 @@ func TestTurns(t *testing.T) {
 					load := load(rand.New(rand.NewPCG(seed, 1)))
 					a, b := fakeLane(10*time.Microsecond, .1, load), fakeLane(5*time.Microsecond, .1, load)
 					start := time.Now()
-					measure([]*lane{a, b})
+					measure([]*lane{a, b}, nil)
 					require.Less(t, time.Since(start), 150*time.Millisecond)
 					ma, mb := a.outcome(true).m, b.outcome(true).m
 					require.True(t, ma.OK() && mb.OK())
@@ -125,7 +126,7 @@ func TestTurnsAfterFailure(t *testing.T) {
 			}
 			return good(op, size, back)
 		}
-		measure([]*lane{a, b})
+		measure([]*lane{a, b}, nil)
 		ma, mb := a.outcome(true).m, b.outcome(true).m
 		require.True(t, ma.OK())
 		require.InDelta(t, 10*time.Microsecond, ma.Cost.RTT, 100)
@@ -157,7 +158,7 @@ func TestTurnsWithSilence(t *testing.T) {
 			}
 			return 0
 		}))
-		measure([]*lane{a, b})
+		measure([]*lane{a, b}, nil)
 		require.True(t, a.outcome(true).m.OK(), a.err)
 		require.ErrorIs(t, b.err, context.DeadlineExceeded)
 	})
@@ -222,4 +223,83 @@ func TestLongWay(t *testing.T) {
 		require.True(t, r.Candidates[0].OK, r.Candidates[0].Reason)
 		require.InDelta(t, 200*time.Millisecond, time.Duration(r.Candidates[0].Cost.RTT), float64(time.Millisecond))
 	})
+}
+
+// TestLooks: a machine that is quiet is measured to the end of the turns before anybody looks; on a busy one it is looked after each, and what is
+// enough ends the round there.
+func TestLooks(t *testing.T) {
+	type call struct {
+		turns int
+		late  bool
+	}
+	for name, c := range map[string]struct {
+		ping  time.Duration
+		until int // turns after which it is enough
+		want  []call
+	}{
+		"quiet":             {10 * time.Microsecond, 0, []call{{probeTurns, false}}},
+		"busy, clear":       {3 * time.Millisecond, 0, []call{{2, false}}},
+		"busy, clear later": {3 * time.Millisecond, 3, []call{{2, false}, {3, false}}},
+		"busy, never clear": {3 * time.Millisecond, 99, []call{{2, false}, {3, false}, {4, true}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := fakeLane(c.ping, .1, noLoad), fakeLane(c.ping, .1, noLoad)
+				var calls []call
+				measure([]*lane{a, b}, func(late bool) bool {
+					calls = append(calls, call{len(a.turns), late})
+					require.NotEmpty(t, b.outcome(true).m.Turns)
+					return len(a.turns) >= c.until
+				})
+				require.Equal(t, c.want, calls)
+				if c.until < 99 {
+					require.Zero(t, a.trained)
+					require.Zero(t, b.trained)
+					require.InDelta(t, c.ping, b.outcome(true).m.Cost.RTT, 1e3)
+				} else {
+					require.GreaterOrEqual(t, a.trained, leastTrains)
+				}
+			})
+		})
+	}
+}
+
+// ends is a link of which nothing is known but its addresses.
+type ends struct {
+	substrate.Link
+	local, remote string
+}
+
+func (l ends) LocalAddr() net.Addr  { return text(l.local) }
+func (l ends) RemoteAddr() net.Addr { return text(l.remote) }
+
+type text string
+
+func (text) Network() string  { return "text" }
+func (a text) String() string { return string(a) }
+
+// oneHost is a substrate that doesn't leave it.
+type oneHost struct{ substrate.Substrate }
+
+func (oneHost) Caps() substrate.Caps { return substrate.Caps{SameHost: true} }
+
+// TestNear: on one host a slow round trip is the machine's fault.
+func TestNear(t *testing.T) {
+	n := fault.New(fault.Config{Name: "base"})
+	defer n.Close()
+	host := n.Host("a")
+	for _, c := range []struct {
+		local, remote string
+		want          bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:2", true},
+		{"10.0.0.1:1", "10.0.0.1:2", true},
+		{"[::1]:1", "[::1]:2", true},
+		{"10.0.0.1:1", "10.0.0.2:1", false},
+		{"a:1", "a:2", false},
+		{"", "", false},
+	} {
+		require.Equal(t, c.want, near(host, ends{local: c.local, remote: c.remote}), "%v", c)
+	}
+	require.True(t, near(oneHost{}, ends{}))
 }
