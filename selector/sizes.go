@@ -59,7 +59,7 @@ func (s *Sizes) flush() {
 
 // The memory of a mix, in messages: how many the start weights count for, and after how many the past has faded.
 const (
-	startMessages = 32
+	startMessages = 8
 	mixMemory     = 1024
 )
 

@@ -137,7 +137,8 @@ func (c *choice) follow(p *peer, d selector.Decision, young bool) {
 	}
 	if d.Action == selector.Switch {
 		p.e.log.Info("path chosen", "gid", c.s.GID(), "decision", d)
-		p.e.wg.Go(func() { c.move(p, d) }) // the caller is one of wg's
+		ready := p.spare.take(c, d.To)
+		p.e.wg.Go(func() { c.move(p, d, ready) }) // the caller is one of wg's
 	}
 }
 

@@ -155,7 +155,9 @@ func (p *peer) chooseLoop() {
 				}
 				return moved
 			}
-			e.probe(e.ctx, p.proc, baseSecond(r.Paths, e.cfg.Substrate.Name()), within, glance, func(list []probed) {
+			paths := baseSecond(r.Paths, e.cfg.Substrate.Name())
+			p.spare = p.newSpare(paths, all)
+			e.probe(e.ctx, survey{proc: p.proc, paths: paths, within: within, spare: p.spare, glance: glance, tell: func(list []probed) {
 				if e.ctx.Err() != nil {
 					return
 				}
@@ -168,7 +170,9 @@ func (p *peer) chooseLoop() {
 				for _, c := range all {
 					c.decide(p)
 				}
-			})
+			}})
+			p.spare.drop()
+			p.spare = nil
 			if len(r.Paths) == 0 {
 				for _, c := range all {
 					c.decide(p) // a pin that can't be had must fail also if there is nothing to measure

@@ -157,7 +157,7 @@ func (r *roads) moveTo(name string) error {
 	for _, k := range w.Report.Candidates {
 		if k.Substrate == name {
 			before := r.a.Snapshot().Moved
-			c.move(c.p, selector.Decision{To: k.Path, Action: selector.Switch, Cause: selector.CauseFaster})
+			c.move(c.p, selector.Decision{To: k.Path, Action: selector.Switch, Cause: selector.CauseFaster}, nil)
 			if r.a.Snapshot().Moved == before {
 				return session.ErrNotNow
 			}

@@ -28,8 +28,9 @@ const (
 	pingsTime  = 15 * time.Millisecond
 	pingsMost  = 250 * time.Millisecond // for those of one path, but leastPings are always sent
 	leastPings = 2
-	firstPings = 3 // none of which is fast on a slow path
-	glanceFrom = 2 // turns after which it may be clear already which path is the best
+	firstPings = 3                     // none of which is fast on a slow path
+	glanceFrom = 2                     // turns after which it may be clear already which path is the best ...
+	glanceTime = 60 * time.Millisecond // until then further turns are worth more than trains, which load spoils
 )
 
 // A long train goes around a ring of shared memory once, whose first touch costs page faults, unless the path is too slow for that. Trains take
@@ -57,9 +58,14 @@ const (
 
 // A lane is one path while it is measured, over a link of its own, through the same handshake and the same Send and Recv as the data.
 type lane struct {
-	path selector.Path
-	peer wire.Setup // what the peer said of itself, if it did
-	slow bool       // it leads far away, or seems to
+	path  selector.Path
+	peer  wire.Setup // what the peer said of itself, if it did
+	slow  bool       // it leads far away, or seems to
+	alone bool       // it is just measured by itself
+
+	standby substrate.Link // not nil: it is a spare's, who closes the link
+	agreed  agreed
+	lead    []byte // before each request
 
 	ask   func(op wire.ProbeOp, n, back int) (time.Duration, error)
 	close func()
@@ -82,30 +88,44 @@ type probed struct {
 	peer wire.Setup
 }
 
+// A survey is what probe is asked to do.
+type survey struct {
+	proc   gid.ProcessID
+	paths  []selector.Path
+	within func(selector.Path) time.Duration // for opening a path
+	spare  *spare                            // not nil: one path is opened so that a connection can go over there
+	tell   func([]probed)
+
+	// glance, if not nil, is called with what the turns so far say of the paths that are measured together; late says that the machine is too busy
+	// for the rest to come soon. If it returns true, that was enough.
+	glance func(list []probed, late bool) bool
+}
+
 // probe measures paths to one process, those together that can be. It calls tell, in its own goroutine, with the outcomes as they come: a path
 // that takes long to fail, or is slow, keeps nobody waiting for the others.
-//
-// If glance isn't nil, it is called with what the turns so far say of the paths that are measured together; late says that the machine is too busy
-// for the rest to come soon. If it returns true, that was enough.
-func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []selector.Path, within func(selector.Path) time.Duration,
-	glance func(list []probed, late bool) bool, tell func([]probed)) {
-	ready, alone := make(chan *lane, len(paths)), make(chan *lane, len(paths))
+func (e *Endpoint) probe(ctx context.Context, v survey) {
+	ready, alone := make(chan *lane, len(v.paths)), make(chan *lane, len(v.paths))
 	limit := make(chan struct{}, probeLinks)
-	for _, path := range paths {
+	for _, path := range v.paths {
 		go func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			ready <- e.openLane(ctx, proc, path, within(path))
+			ready <- e.openLane(ctx, v, path)
 		}()
 	}
+	tell := v.tell
 	var together []*lane
-	opening, running := len(paths), 0
+	opening, running := len(v.paths), 0
 	take := func(l *lane) {
+		if l.standby != nil {
+			v.spare.lane = l
+		}
 		switch {
 		case l.err != nil:
 			tell([]probed{l.outcome(false)})
 		case l.slow:
 			running++
+			l.alone = true
 			go func() {
 				measure([]*lane{l}, nil)
 				alone <- l
@@ -131,8 +151,8 @@ func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []select
 			list := together
 			together = nil
 			var look func(late bool) bool
-			if glance != nil && len(list) > 1 {
-				look = func(late bool) bool { return glance(outcomes(list), late) }
+			if v.glance != nil && len(list) > 1 {
+				look = func(late bool) bool { return v.glance(outcomes(list), late) }
 			}
 			measure(list, look)
 			tell(outcomes(list))
@@ -144,49 +164,72 @@ func (e *Endpoint) probe(ctx context.Context, proc gid.ProcessID, paths []select
 			take(l)
 		case l := <-alone:
 			running--
+			l.alone = false
 			tell([]probed{l.outcome(false)})
 		}
 	}
 }
 
 // openLane makes a link to be measured, and sends a first ping over it.
-func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path selector.Path, within time.Duration) *lane {
+func (e *Endpoint) openLane(ctx context.Context, v survey, path selector.Path) *lane {
 	l := &lane{path: path, perByte: math.Inf(1), next: probePiece}
-	open, cancel := context.WithTimeout(ctx, within)
+	open, cancel := context.WithTimeout(ctx, v.within(path))
 	defer cancel()
+	if sp := v.spare; sp != nil && sp.path == path {
+		link, a, err := sp.c.standby(open, sp.p, path)
+		var r *session.RefusedError
+		switch {
+		case err == nil:
+			l.standby, l.agreed, l.lead = link, a, noNote
+			e.ready(ctx, l, link)
+			return l
+		case !errors.As(err, &r): // else it says something of the connection, not of the path
+			l.err = err
+			return l
+		}
+	}
 	q := request{kind: wire.KindProbe, psk: e.psk, key: len(e.cfg.ClusterKey) > 0}
-	link, peer, _, err := e.openTo(open, proc, path, q)
+	link, peer, _, err := e.openTo(open, v.proc, path, q)
 	var r *session.RefusedError
 	for pause := busyPause; errors.As(err, &r) && r.Status == wire.StatusBusy && open.Err() == nil; pause *= 2 {
 		// That many others are just being served says nothing about the path.
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
-			link, peer, _, err = e.openTo(open, proc, path, q)
+			link, peer, _, err = e.openTo(open, v.proc, path, q)
 		case <-open.Done():
 		}
 		t.Stop()
 	}
 	l.peer, l.err = peer, err
-	if err != nil {
-		return l
+	if err == nil {
+		e.ready(ctx, l, link)
 	}
-	l.ask = func(op wire.ProbeOp, n, back int) (time.Duration, error) { return ask(link, op, n, back) }
-	var stop func()
+	return l
+}
+
+// ready makes l fit for being measured over link: it finds out whether the path is slow.
+func (e *Endpoint) ready(ctx context.Context, l *lane, link substrate.Link) {
+	l.ask = func(op wire.ProbeOp, n, back int) (time.Duration, error) { return ask(link, l.lead, op, n, back) }
+	intact := func() bool { return true }
+	stop := intact // reports whether the link wasn't interrupted
 	l.renew = func() {
-		if stop != nil {
-			stop()
-		}
+		stop()
 		ctx, cancel := context.WithTimeout(ctx, probeTime)
 		done := guard(ctx, link)
-		stop = func() { done(); cancel() }
+		stop = func() bool { defer cancel(); return done() }
 	}
 	l.renew()
 	l.close = func() {
-		stop()
-		link.Close()
+		if !stop() && l.err == nil && l.standby != nil {
+			l.err = context.DeadlineExceeded
+		}
+		stop = intact
+		if l.standby == nil {
+			link.Close()
+		}
 	}
-	for l.slow = !near(e.subs[path.Substrate], link); l.slow && l.err == nil && len(l.pings) < firstPings; {
+	for l.slow = !near(e.subs[l.path.Substrate], link); l.slow && l.err == nil && len(l.pings) < firstPings; {
 		d := l.ping()
 		l.spent += d
 		l.pings = append(l.pings, d)
@@ -197,12 +240,11 @@ func (e *Endpoint) openLane(ctx context.Context, proc gid.ProcessID, path select
 	}
 	if l.err != nil {
 		l.close()
-		return l
+		return
 	}
 	if l.turns = slices.Clone(l.pings); !l.slow {
 		l.pings, l.turns, l.spent = nil, nil, 0 // the link was new, or the machine was busy for a moment
 	}
-	return l
 }
 
 // near reports that both ends of a link are on this host: whatever takes long there is no fault of the path's.
@@ -226,10 +268,13 @@ func (l *lane) ping() time.Duration {
 
 // measure measures lanes in turns, and closes them. If look isn't nil, it says whether what is known by now is enough.
 func measure(lanes []*lane, look func(late bool) bool) {
-	enough := false
+	enough, most := false, pingsTime
+	if look != nil {
+		most = glanceTime
+	}
 	inTurns(lanes, func(l *lane, elapsed time.Duration) bool {
 		switch {
-		case len(l.turns) == probeTurns, len(l.turns) >= leastTurns && elapsed > pingsTime:
+		case len(l.turns) == probeTurns, len(l.turns) >= leastTurns && elapsed > most:
 			return false
 		case len(l.pings) >= leastPings && l.spent > pingsMost:
 			return false

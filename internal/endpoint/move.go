@@ -19,8 +19,8 @@ const (
 	retryMove = time.Second
 )
 
-// move takes the connection to the path that was decided on.
-func (c *choice) move(p *peer, d selector.Decision) {
+// move takes the connection to the path that was decided on. ready, if not nil, is a link of its own that was measured there.
+func (c *choice) move(p *peer, d selector.Decision, ready *lane) {
 	e := p.e
 	ctx, cancel := context.WithTimeout(e.ctx, moveTime)
 	defer cancel()
@@ -29,7 +29,14 @@ func (c *choice) move(p *peer, d selector.Decision) {
 		defer func() { <-e.moving }()
 	case <-ctx.Done():
 	}
-	link, a, err := c.standby(ctx, p, d.To)
+	var link substrate.Link
+	var a agreed
+	var err error
+	if ready != nil {
+		link, a = ready.standby, ready.agreed
+	} else {
+		link, a, err = c.standby(ctx, p, d.To)
+	}
 	if err == nil {
 		gone := false
 		err = c.s.Move(d.To.String(), d.Cause.String(), func(my wire.Setup) (session.NewLink, error) {

@@ -48,6 +48,7 @@ type peer struct {
 	choosing bool          // the loop runs
 	again    chan struct{} // wakes it
 
+	spare              *spare    // of the round that is under way; the loop's
 	eagerFrom, eagerAt time.Time // since and until when young connections have had the paths measured more often; the loop's
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/sockemu/sockemu/substrate"
@@ -19,11 +20,13 @@ const (
 // probePiece is what is sent and received at a time.
 const probePiece = 64 << 10
 
-// ask sends a request with n bytes behind it and returns how long its answer, with so many bytes behind it, took. That the time for it was over
-// before it came is told by the number of bytes: a path may carry small packets and lose large ones.
-func ask(link substrate.Link, op wire.ProbeOp, n, back int) (time.Duration, error) {
-	head := wire.Probe{Op: op, Len: n}.Append(nil)
-	bufs := [][]byte{head}
+// ask sends a request with n bytes behind it, and lead before it, and returns how long its answer, with so many bytes behind it, took. That
+// the time for it was over before it came is told by the number of bytes: a path may carry small packets and lose large ones.
+func ask(link substrate.Link, lead []byte, op wire.ProbeOp, n, back int) (time.Duration, error) {
+	lead = slices.Clip(lead)
+	request := wire.Probe{Op: op, Len: n}.Append(lead)
+	head := request[len(lead):]
+	bufs := [][]byte{request}
 	for left := n; left > 0; left -= probePiece {
 		bufs = append(bufs, zeros[:min(left, probePiece)])
 	}
@@ -90,32 +93,49 @@ func (l *Listener) serveProbe(link substrate.Link, fixed []byte, h wire.Hello) {
 	end := time.Now().Add(2 * probeTime)
 	link.SetSendDeadline(end)
 	link.SetRecvDeadline(end)
-	buf := make([]byte, probePiece)
-	for served := 0; served < probeServed; {
-		if err := recvFull(link, buf[:wire.ProbeHeader]); err != nil {
-			return
-		}
-		p, err := wire.ParseProbe(buf[:wire.ProbeHeader])
-		if err != nil {
-			return
-		}
-		served += wire.ProbeHeader + p.Len
-		answer := buf[:wire.ProbeHeader]
-		if p.Op == wire.ProbeEcho {
-			answer = buf[:wire.ProbeHeader+p.Len]
-			err = recvFull(link, answer[wire.ProbeHeader:])
-		} else {
-			for left := p.Len; left > 0 && err == nil; {
-				var n int
-				n, err = link.Recv(buf[wire.ProbeHeader:min(len(buf), wire.ProbeHeader+left)])
-				left -= n
-			}
-		}
-		if err != nil {
-			return
-		}
-		if err := sendAll(link, answer); err != nil {
-			return
+	for probes := newProbes(link); probes.answer() == nil; {
+	}
+}
+
+// probes are the requests of one link.
+type probes struct {
+	link   substrate.Link
+	buf    []byte
+	served int // bytes
+}
+
+func newProbes(link substrate.Link) *probes { return &probes{link: link} }
+
+// answer serves the next request, if not too much was asked already.
+func (s *probes) answer() error {
+	if s.served >= probeServed {
+		return fmt.Errorf("%w: probes of more than %d bytes", substrate.ErrProtocol, probeServed)
+	}
+	if s.buf == nil {
+		s.buf = make([]byte, probePiece)
+	}
+	buf := s.buf
+	if err := recvFull(s.link, buf[:wire.ProbeHeader]); err != nil {
+		return err
+	}
+	p, err := wire.ParseProbe(buf[:wire.ProbeHeader])
+	if err != nil {
+		return err
+	}
+	s.served += wire.ProbeHeader + p.Len
+	answer := buf[:wire.ProbeHeader]
+	if p.Op == wire.ProbeEcho {
+		answer = buf[:wire.ProbeHeader+p.Len]
+		err = recvFull(s.link, answer[wire.ProbeHeader:])
+	} else {
+		for left := p.Len; left > 0 && err == nil; {
+			var n int
+			n, err = s.link.Recv(buf[wire.ProbeHeader:min(len(buf), wire.ProbeHeader+left)])
+			left -= n
 		}
 	}
+	if err != nil {
+		return err
+	}
+	return sendAll(s.link, answer)
 }

@@ -30,7 +30,7 @@ func TestUnansweredProbe(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			defer guard(ctx, link)()
-			_, err = ask(link, wire.ProbeTrain, n, 0)
+			_, err = ask(link, nil, wire.ProbeTrain, n, 0)
 			require.EqualError(t, err, want)
 			require.Equal(t, substrate.ClassOf(substrate.ErrInterrupted), substrate.ClassOf(err))
 		})

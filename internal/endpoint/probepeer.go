@@ -71,7 +71,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 	r := p.peer.table.Round(time.Now())
 	within := func(path selector.Path) time.Duration { return p.e.probeLimit(path, p.own) }
 	var works []selector.Path
-	p.e.probe(ctx, p.peer.proc, r.Paths, within, nil, func(list []probed) {
+	p.e.probe(ctx, survey{proc: p.peer.proc, paths: r.Paths, within: within, tell: func(list []probed) {
 		for _, l := range list {
 			// The link's deadline, which is ctx's, may be noticed before ctx has ended.
 			if end, ok := ctx.Deadline(); ok && !l.m.OK() && !time.Now().Before(end) {
@@ -83,7 +83,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 				works = append(works, l.path)
 			}
 		}
-	})
+	}})
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("probing %s: %w", p.addr, context.Cause(ctx))
 	}

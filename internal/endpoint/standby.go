@@ -16,7 +16,8 @@ import (
 // A standby link is made, and both processes have proved themselves over it, while the connection still runs over another one.
 // Then the dialer lets go of that one and says Go with where it stands; the answer says where the other end stands, and both
 // go on here. What is interrupted lasts one round trip of the new link. Both messages are encrypted with the keys of the
-// handshake, whether or not the link is sealed.
+// handshake, whether or not the link is sealed. Before Go the link can be measured like a probe link: each request stands
+// behind a message without bytes.
 
 // standbyTime bounds the life of a standby link before Go.
 const standbyTime = 5 * time.Second
@@ -37,7 +38,11 @@ func recvNote(link substrate.Link, a agreed) ([]byte, error) {
 	if err := recvFull(link, head[:]); err != nil {
 		return nil, err
 	}
-	n := int(binary.BigEndian.Uint16(head[:]))
+	return readNote(link, a, int(binary.BigEndian.Uint16(head[:])))
+}
+
+// readNote reads the rest of a message, n bytes.
+func readNote(link substrate.Link, a agreed, n int) ([]byte, error) {
 	if n > maxNote {
 		return nil, fmt.Errorf("%w: message of %d bytes on a standby link", substrate.ErrProtocol, n)
 	}
@@ -89,7 +94,9 @@ func (l *Listener) serveStandby(link substrate.Link, o offer, s *session.Session
 	e := l.e
 	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: o.peer.Epoch}, link, e.knownAs(s)))
 	if err == nil {
-		link.SetRecvDeadline(time.Now().Add(standbyTime))
+		end := time.Now().Add(standbyTime)
+		link.SetSendDeadline(end)
+		link.SetRecvDeadline(end)
 		err = l.awaitGo(link, a, s)
 	}
 	if err != nil {
@@ -98,9 +105,26 @@ func (l *Listener) serveStandby(link substrate.Link, o offer, s *session.Session
 	}
 }
 
+// recvGo waits for Go and answers probes until it comes.
+func recvGo(link substrate.Link, a agreed) ([]byte, error) {
+	probes := newProbes(link)
+	for {
+		var head [2]byte
+		if err := recvFull(link, head[:]); err != nil {
+			return nil, err
+		}
+		if n := int(binary.BigEndian.Uint16(head[:])); n > 0 {
+			return readNote(link, a, n)
+		}
+		if err := probes.answer(); err != nil {
+			return nil, err
+		}
+	}
+}
+
 func (l *Listener) awaitGo(link substrate.Link, a agreed, s *session.Session) error {
 	e := l.e
-	note, err := recvNote(link, a)
+	note, err := recvGo(link, a)
 	if err != nil {
 		return err
 	}
