@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 
 // sight records a round's turns so far: in each the round trips of tcp and shm.
 func sight(l *lab, tcpTurns, shmTurns []time.Duration) {
-	l.round = l.table.Round(l.now)
+	if r := l.table.Round(l.now); r.ID != 0 {
+		l.round = r
+	}
 	for p, turns := range map[Path][]time.Duration{tcp: tcpTurns, shm: shmTurns} {
 		l.table.Record(p, partial(l, turns))
 	}
@@ -183,4 +186,61 @@ func TestGuessesDoNotOscillate(t *testing.T) {
 	}
 	t.Logf("%d moves of 50 connections in 10 minutes", moved)
 	require.LessOrEqual(t, moved, 100)
+}
+
+// TestGuessesUnderLoad: how often new connections take a path by guess that is so much dearer, or cheaper, than the first one, if others take a time
+// slice of 4 or 8 ms in the middle of that many round trips. Who guesses wrong does so once.
+func TestGuessesUnderLoad(t *testing.T) {
+	for _, c := range []struct {
+		load        float64
+		shm         time.Duration // tcp: 20 us
+		least, most float64       // share that moves
+	}{
+		{.1, 60 * time.Microsecond, 0, .01}, {.1, 40 * time.Microsecond, 0, .01}, {.1, 30 * time.Microsecond, 0, .02}, {.1, 10 * time.Microsecond, .98, 1},
+		{.3, 60 * time.Microsecond, 0, .04}, {.3, 40 * time.Microsecond, 0, .04}, {.3, 30 * time.Microsecond, 0, .05}, {.3, 10 * time.Microsecond, .96, 1},
+		{.6, 60 * time.Microsecond, 0, .25}, {.6, 40 * time.Microsecond, 0, .25}, {.6, 30 * time.Microsecond, 0, .25}, {.6, 10 * time.Microsecond, .9, 1},
+	} {
+		const n = 500
+		moved, sizes := 0, tinySizes()
+		for seed := range uint64(n) {
+			l := newLab(t, offer(tcp, shm)...)
+			l.sizes = sizes
+			rng := rand.New(rand.NewPCG(seed, 1))
+			turn := func(rtt time.Duration) (best time.Duration, pings time.Duration) {
+				best = time.Hour
+				for i := range 3 {
+					d := rtt + time.Duration(rng.IntN(2000))
+					if rng.Float64() < c.load {
+						d += time.Duration(1+rng.IntN(2)) * 4 * time.Millisecond
+					}
+					if pings += d; i > 0 {
+						best = min(best, d)
+					}
+				}
+				return best, pings
+			}
+			var a, b []time.Duration
+			var took time.Duration
+			for range 24 {
+				x, dx := turn(20 * time.Microsecond)
+				y, dy := turn(c.shm)
+				a, b, took = append(a, x), append(b, y), took+dx+dy
+				busy := took > 15*time.Millisecond
+				if len(a) < 2 || !busy && len(a) < 24 {
+					continue
+				}
+				sight(l, a, b)
+				if _, ok := l.b.Glance(l.now, l.table, l.sizes, busy && len(a) >= 4); ok {
+					moved++
+					break
+				}
+				if took > 60*time.Millisecond && len(a) >= 4 {
+					break
+				}
+			}
+		}
+		t.Logf("load %.0f %%, %v instead of 20 us: %.1f %% move", 100*c.load, c.shm, 100*float64(moved)/n)
+		require.GreaterOrEqual(t, float64(moved)/n, c.least)
+		require.LessOrEqual(t, float64(moved)/n, c.most)
+	}
 }
