@@ -155,9 +155,6 @@ func (b *Binding) Decide(now time.Time, t *Table, sizes *Sizes, event Event) Dec
 		d.Cause = CausePeerDecides
 	case b.target != Path{} && event != LinkDied:
 		d.To, d.Cause = b.target, CauseInProgress
-		if b.cause == CauseSight || b.cause == CauseLikely {
-			d.Again = firstSight
-		}
 	case event == LinkDied:
 		b.leave(&d, CausePathDied)
 	default:

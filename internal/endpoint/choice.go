@@ -100,12 +100,13 @@ func (c *choice) decide(p *peer) {
 	c.follow(p, d, young)
 }
 
-// glance moves the connection in the middle of a round, if it is clear enough by then that it should be; see selector.Binding.Glance.
-func (c *choice) glance(p *peer, late bool) bool {
+// glance moves the connection in the middle of a round, if it is clear enough by then that it should be; see selector.Binding.Glance. It returns
+// after which time the paths should be measured again, 0 if it didn't.
+func (c *choice) glance(p *peer, late bool) time.Duration {
 	c.mu.Lock()
 	if c.b == nil || c.p != p {
 		c.mu.Unlock()
-		return false
+		return 0
 	}
 	d, ok := c.b.Glance(time.Now(), p.table, c.s.Sizes(), late)
 	if ok {
@@ -113,10 +114,11 @@ func (c *choice) glance(p *peer, late bool) bool {
 		c.change()
 	}
 	c.mu.Unlock()
-	if ok {
-		c.follow(p, d, true)
+	if !ok {
+		return 0
 	}
-	return ok
+	c.follow(p, d, true)
+	return d.Again
 }
 
 // follow carries a decision out. It is called by the loop alone.

@@ -148,12 +148,13 @@ func (p *peer) chooseLoop() {
 					p.table.Record(l.path, l.m)
 				}
 			}
-			glance := func(list []probed, late bool) (moved bool) {
+			again := time.Duration(0) // after which all is to be measured that a glance has cut short
+			glance := func(list []probed, late bool) bool {
 				record(list, true)
 				for _, c := range all {
-					moved = c.glance(p, late) || moved
+					again = max(again, c.glance(p, late))
 				}
-				return moved
+				return again > 0
 			}
 			paths := baseSecond(r.Paths, e.cfg.Substrate.Name())
 			p.spare = p.newSpare(paths, all)
@@ -173,13 +174,21 @@ func (p *peer) chooseLoop() {
 			}})
 			p.spare.drop()
 			p.spare = nil
+			if again > 0 {
+				p.table.Hasten(time.Now().Add(again), paths...)
+			}
 			if len(r.Paths) == 0 {
 				for _, c := range all {
 					c.decide(p) // a pin that can't be had must fail also if there is nothing to measure
 				}
 			}
-			if next, ok := p.table.NextProbe(time.Now()); ok {
-				wait = max(time.Until(next), time.Millisecond)
+		}
+		if next, ok := p.table.NextProbe(time.Now()); ok {
+			switch due := time.Until(next); {
+			case busy:
+				wait = max(due, time.Millisecond)
+			case due > 0: // it may be quiet for a moment only
+				wait = min(wait, due)
 			}
 		}
 		t := time.NewTimer(wait)

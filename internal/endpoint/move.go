@@ -28,6 +28,10 @@ func (c *choice) move(p *peer, d selector.Decision, ready *lane) {
 	case e.moving <- struct{}{}:
 		defer func() { <-e.moving }()
 	case <-ctx.Done():
+		if ready != nil {
+			ready.standby.Close()
+			ready = nil
+		}
 	}
 	var link substrate.Link
 	var a agreed
