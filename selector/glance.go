@@ -16,6 +16,8 @@ const (
 	likelyTurns = 4            // after these it may be by little evidence: in half of the turns ...
 	likelyMost  = .5           //
 	likelyRatio = minRatio     // ... and less than this part
+	sureTurns   = 8            // of so many turns that count a path that won this share of them needs no round trip that came through undisturbed:
+	sureMost    = .85          // what it gains in the middle one counts
 	unknownByte = float64(.25) // ns per byte, as long as that is known of no path: the same for all, so it favours none
 	firstSight  = confirm      // when what was taken so is measured again
 )
@@ -47,28 +49,36 @@ func (b *Binding) guess(d *Decision, late bool) bool {
 		return false
 	}
 	var found *Candidate
-	cause, least, won := CauseNone, 0.0, 0
+	cause, least, note := CauseNone, 0.0, ""
 	for i := range d.Candidates {
 		c := &d.Candidates[i]
 		if c == cur || !c.OK || c.preference != cur.preference || !paired(cur, c) {
 			continue
 		}
 		ours, theirs := cur.atBest(d.weights), c.atBest(d.weights)
-		if theirs <= 0 || ours-theirs <= float64(minGain) || found != nil && theirs >= least {
-			continue
-		}
 		n, wins := min(len(cur.turns), len(c.turns)), 0
+		diffs := make([]float64, n)
 		for i := range n {
-			if c.turns[i] < cur.turns[i] {
+			if diffs[i] = float64(cur.turns[i] - c.turns[i]); diffs[i] > 0 {
 				wins++
 			}
 		}
 		share := float64(wins) / float64(n)
-		switch {
+		why, how := CauseNone, fmt.Sprintf("at best %s -> %s a message", Micros(ours), Micros(theirs))
+		switch gain := median(diffs) / 2; {
+		case ours <= 0 || theirs <= 0:
+		case n >= sureTurns && share >= sureMost && gain > max(float64(minGain), (1-minRatio)*ours):
+			theirs = ours - gain
+			why, how = CauseSight, fmt.Sprintf("by %s a message", Micros(gain))
+		case ours-theirs <= float64(minGain):
 		case n >= sightTurns && theirs < sightRatio*ours && share >= sightMost:
-			found, cause, least, won = c, CauseSight, theirs, wins
+			why = CauseSight
 		case late && n >= likelyTurns && theirs < likelyRatio*ours && share >= likelyMost:
-			found, cause, least, won = c, CauseLikely, theirs, wins
+			why = CauseLikely
+		}
+		if why != CauseNone && (found == nil || theirs < least) {
+			found, cause, least = c, why, theirs
+			note = fmt.Sprintf("%s, faster in %d of %d turns", how, wins, n)
 		}
 	}
 	if found == nil {
@@ -76,8 +86,7 @@ func (b *Binding) guess(d *Decision, late bool) bool {
 	}
 	b.dropLead()
 	b.move(d, found, cause)
-	d.Note = fmt.Sprintf("at best %s -> %s a message, faster in %d of %d turns", Micros(cur.atBest(d.weights)), Micros(least), won, min(len(cur.turns), len(found.turns)))
-	d.Doubt, d.Again = cause == CauseLikely, firstSight
+	d.Note, d.Doubt, d.Again = note, cause == CauseLikely, firstSight
 	return true
 }
 
