@@ -71,6 +71,7 @@ type move struct {
 	at       time.Time
 	from     Path
 	byChoice bool
+	guess    bool // see Glance
 }
 
 // A refusal keeps a path that the peer declined, or that couldn't be opened, from being proposed again at once.
@@ -109,6 +110,7 @@ func (b *Binding) History() []Decision { return slices.Clone(b.history) }
 // Bound says that the connection now runs on path p: a switch succeeded, or the session resumed there by itself.
 func (b *Binding) Bound(now time.Time, p Path) {
 	byChoice := p == b.target && b.cause.byChoice()
+	guess := p == b.target && (b.cause == CauseSight || b.cause == CauseLikely)
 	b.target, b.cause = Path{}, CauseNone
 	b.dropLead()
 	if p == b.current {
@@ -117,7 +119,7 @@ func (b *Binding) Bound(now time.Time, p Path) {
 	if len(b.moves) == historyLen {
 		b.moves = slices.Delete(b.moves, 0, 1)
 	}
-	b.moves = append(b.moves, move{now, b.current, byChoice})
+	b.moves = append(b.moves, move{now, b.current, byChoice, guess})
 	b.current, b.since = p, now
 	if p == b.lost {
 		b.lost = Path{}
@@ -447,9 +449,9 @@ func (b *Binding) weigh(now time.Time, d *Decision, cur, best *Candidate) {
 		b.lead++
 		b.leadRound = best.round
 	}
-	d.Leads = b.lead
+	d.Leads, d.needed = b.lead, b.leads(now, best.Path)
 	switch {
-	case b.lead < needLeads:
+	case b.lead < d.needed:
 		d.Cause = CauseConfirming
 		d.Again = confirm
 	case !b.ripe(now, d, best.Path):

@@ -39,6 +39,7 @@ type Decision struct {
 	base    string
 	ttl     time.Duration
 	weights Weights
+	needed  int // that Leads must come to
 }
 
 func (d *Decision) candidate(p Path) *Candidate {
@@ -163,7 +164,7 @@ func (d *Decision) why() string {
 	case CauseNoise:
 		return fmt.Sprintf("the gain of %s may be noise (%s)", other, d.numbers())
 	case CauseConfirming:
-		return fmt.Sprintf("%s was better in %d of %d rounds running (%s)", other, d.Leads, needLeads, d.numbers())
+		return fmt.Sprintf("%s was better in %d of %d rounds running (%s)", other, d.Leads, d.needed, d.numbers())
 	case CauseHoldDown:
 		return fmt.Sprintf("held for %s more after the last switch; %s waits (%s)", d.Again.Round(time.Millisecond), other, d.numbers())
 	case CauseRound:

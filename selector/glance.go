@@ -10,16 +10,17 @@ import (
 // and measured again at once. What is believed then is what other work disturbs least: the fastest round trips, which only have to come through
 // undisturbed once, and who was the faster one in most of the turns. A path must win by both.
 const (
-	sightTurns  = 2            // turns after which a path that is faster in all of them, or in sightMost, may be taken at sight ...
-	sightMost   = .75          //
-	sightRatio  = initialRatio // ... if it costs less than this part
-	likelyTurns = 4            // after these it may be by little evidence: in half of the turns ...
-	likelyMost  = .5           //
-	likelyRatio = minRatio     // ... and less than this part
-	sureTurns   = 8            // of so many turns that count a path that won this share of them needs no round trip that came through undisturbed:
-	sureMost    = .85          // what it gains in the middle one counts
-	unknownByte = float64(.25) // ns per byte, as long as that is known of no path: the same for all, so it favours none
-	firstSight  = confirm      // when what was taken so is measured again
+	sightTurns  = 2             // turns after which a path that is faster in all of them, or in sightMost, may be taken at sight ...
+	sightMost   = .75           //
+	sightRatio  = initialRatio  // ... if it costs less than this part
+	likelyTurns = 4             // after these it may be by little evidence: in half of the turns ...
+	likelyMost  = .5            //
+	likelyRatio = minRatio      // ... and less than this part
+	sureTurns   = 8             // of so many turns that count a path that won this share of them needs no round trip that came through undisturbed:
+	sureMost    = .95           // what it gains in the middle one counts
+	unknownByte = float64(.25)  // ns per byte, as long as that is known of no path: the same for all, so it favours none
+	firstSight  = confirm       // when what was taken so is measured again
+	undoLeads   = 2 * needLeads // in so many rounds running the first path must then be clearly better to be taken again within a minute
 )
 
 // Glance asks, in the middle of a round whose results so far were recorded as partial, whether a connection that is still where it began should
@@ -35,6 +36,16 @@ func (b *Binding) Glance(now time.Time, t *Table, sizes *Sizes, late bool) (Deci
 	}
 	b.conclude(&d)
 	return d, true
+}
+
+// leads is in how many rounds running path p must be clearly better to be taken by choice.
+func (b *Binding) leads(now time.Time, p Path) int {
+	for _, m := range b.moves {
+		if m.guess && m.from == p && now.Sub(m.at) < flapWindow {
+			return undoLeads
+		}
+	}
+	return needLeads
 }
 
 // first reports whether the connection has not moved yet and is young.

@@ -45,28 +45,34 @@ func TestGlance(t *testing.T) {
 	for name, c := range map[string]struct {
 		tcp, shm []time.Duration
 		late     bool
-		want     Cause // CauseNone: it waits for more
+		want     Cause         // CauseNone: it waits for more
+		once     time.Duration // a round trip over tcp that was undisturbed, in a turn that doesn't count
 	}{
-		"clear":                             {us(70, 4000), us(1.2, 1.1), false, CauseSight},
-		"clear in most turns":               {us(70, 4000, 80, 75), us(1.2, 1.1, 4000, 1), false, CauseSight},
-		"one turn":                          {us(70), us(1.2), true, CauseNone},
-		"one of two turns":                  {us(70, 60), us(1.2, 4000), true, CauseNone},
-		"not clear":                         {us(12, 20, 20, 12), us(9, 16, 17, 9), false, CauseNone},
-		"not clear, but late":               {us(12, 20, 20, 12), us(9, 16, 17, 9), true, CauseLikely},
-		"too few turns":                     {us(12, 20, 20), us(9, 16, 17), true, CauseNone},
-		"half of the turns":                 {us(408, 83, 72, 12.7), us(2300, 6500, 1.4, 1.1), true, CauseLikely},
-		"only once faster":                  {us(13, 14, 13, 15), us(4000, 1.1, 4000, 4000), true, CauseNone},
-		"at best not faster":                {us(12, 300, 400, 12), us(12, 200, 200, 12), true, CauseNone},
-		"a little":                          {us(12, 12, 12, 12), us(10, 10, 10, 10), true, CauseNone},
-		"less than a microsecond":           {us(1.5, 1.5, 1.5, 1.5), us(.5, .5, .5, .5), true, CauseNone},
-		"in all turns, but one undisturbed": {us(7.1, 15, 15, 15, 14, 15, 15, 15), us(11, 11, 11, 11, 10.5, 11, 11, 11), false, CauseSight},
-		"in all turns, by a little":         {us(7.1, 15, 15, 15, 14, 15, 15, 15), us(6.9, 14, 14, 14, 13, 14, 14, 14), true, CauseNone},
-		"slower":                            {us(12, 12, 12, 12), us(30, 30, 30, 30), true, CauseNone},
+		"clear":                     {us(70, 4000), us(1.2, 1.1), false, CauseSight, 0},
+		"clear in most turns":       {us(70, 4000, 80, 75), us(1.2, 1.1, 4000, 1), false, CauseSight, 0},
+		"one turn":                  {us(70), us(1.2), true, CauseNone, 0},
+		"one of two turns":          {us(70, 60), us(1.2, 4000), true, CauseNone, 0},
+		"not clear":                 {us(12, 20, 20, 12), us(9, 16, 17, 9), false, CauseNone, 0},
+		"not clear, but late":       {us(12, 20, 20, 12), us(9, 16, 17, 9), true, CauseLikely, 0},
+		"too few turns":             {us(12, 20, 20), us(9, 16, 17), true, CauseNone, 0},
+		"half of the turns":         {us(408, 83, 72, 12.7), us(2300, 6500, 1.4, 1.1), true, CauseLikely, 0},
+		"only once faster":          {us(13, 14, 13, 15), us(4000, 1.1, 4000, 4000), true, CauseNone, 0},
+		"at best not faster":        {us(12, 300, 400, 12), us(12, 200, 200, 12), true, CauseNone, 0},
+		"a little":                  {us(12, 12, 12, 12), us(10, 10, 10, 10), true, CauseNone, 0},
+		"less than a microsecond":   {us(1.5, 1.5, 1.5, 1.5), us(.5, .5, .5, .5), true, CauseNone, 0},
+		"in all turns":              {us(15, 15, 15, 15, 14, 15, 15, 15), us(11, 11, 11, 11, 10.5, 11, 11, 11), false, CauseSight, 7 * time.Microsecond},
+		"in all turns, by a little": {us(15, 15, 15, 15, 14, 15, 15, 15), us(14, 14, 14, 14, 13, 14, 14, 14), true, CauseNone, 7 * time.Microsecond},
+		"slower":                    {us(12, 12, 12, 12), us(30, 30, 30, 30), true, CauseNone, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, offer(tcp, shm)...)
 			l.sizes = tinySizes()
 			sight(l, c.tcp, c.shm)
+			if c.once > 0 {
+				m := partial(l, c.tcp)
+				m.RTTMin = c.once
+				l.table.Record(tcp, m)
+			}
 			d, ok := l.b.Glance(l.now, l.table, l.sizes, c.late)
 			require.Equal(t, c.want != CauseNone, ok, d.String())
 			if !ok {

@@ -409,7 +409,7 @@ func TestBoundWithoutADecision(t *testing.T) {
 	l.b.Bound(l.now, tcp)
 	require.Empty(t, l.b.moves)
 	l.b.Bound(l.now, shm)
-	require.Equal(t, []move{{l.now, tcp, false}}, l.b.moves)
+	require.Equal(t, []move{{l.now, tcp, false, false}}, l.b.moves)
 	for i := range 10 * historyLen {
 		p := Path{"x", time.Duration(i).String()}
 		l.b.Bound(l.now, p)
