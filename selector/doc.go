@@ -19,7 +19,8 @@
 //     half, whatever the noise), in 3 rounds running, and not within the hold-down of 1 s * 2^k after a switch (k: earlier switches in the last minute), nor back to a
 //     path that it left by choice within the last minute. Right after connect one solid round suffices, if the gain is more than
 //     five sigma and the paths were measured in turns, or it is a third; else, or before the round is over (Glance), it is taken which path is more likely the faster one,
-//     by its fastest round trips and by how many turns it won, and measured again after 1 s: the first choice protects nothing and can be taken back.
+//     by its fastest round trips and by how many turns it won, and measured again after 1 s: the first choice protects nothing and can be taken back
+//     (within a minute after six rounds).
 //     A round that is too noisy to tell says so, and the next comes soon: after 1 s, 2 s, 4 s, 8 s.
 //  5. Tiers beat numbers: a path that dies or fails its probes is left at once, without hysteresis, for the best path measured
 //     in the last 30 s, else for the base path. A pin is honoured or fails loudly (NCCL #367: silent fall-back).
