@@ -157,7 +157,9 @@ func (p *peer) chooseLoop() {
 				return again > 0
 			}
 			paths := baseSecond(r.Paths, e.cfg.Substrate.Name())
-			p.spare = p.newSpare(paths, all)
+			if p.spare = p.newSpare(paths, all); p.spare == nil {
+				glance = nil // nobody is about to choose for the first time
+			}
 			e.probe(e.ctx, survey{proc: p.proc, paths: paths, within: within, spare: p.spare, glance: glance, tell: func(list []probed) {
 				if e.ctx.Err() != nil {
 					return
