@@ -5,6 +5,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "8") // the tests that run in parallel wait a lot
+	flag.Set("test.parallel", strconv.Itoa(fewer(8, 4))) // the tests that run in parallel wait a lot
 	goleak.VerifyTestMain(m)
 }
 
@@ -37,8 +38,9 @@ func fewer(n, race int) int {
 // cutter is a substrate whose links are interrupted at random moments, as often as every asks.
 type cutter struct {
 	substrate.Substrate
-	mu    sync.Mutex
-	links map[substrate.Link]struct{}
+	dialed chan struct{} // there is a new link; holds one
+	mu     sync.Mutex
+	links  map[substrate.Link]struct{}
 }
 
 func (c *cutter) Dial(ctx context.Context, a string) (substrate.Link, error) {
@@ -50,12 +52,32 @@ func (c *cutter) Dial(ctx context.Context, a string) (substrate.Link, error) {
 		c.mu.Lock()
 		c.links[l] = struct{}{}
 		c.mu.Unlock()
+		select {
+		case c.dialed <- struct{}{}:
+		default:
+		}
 	}
 	return l, err
 }
 
 func (c *cutter) run(stop <-chan struct{}, every time.Duration) {
-	cuts(stop, every, c.cut)
+	cuts(stop, every, func() {
+		select {
+		case <-c.dialed:
+		default:
+		}
+		if !c.cut() {
+			return
+		}
+		// Where it takes long to get another link, that has its time, too.
+		t := time.NewTimer(time.Second)
+		defer t.Stop()
+		select {
+		case <-c.dialed:
+		case <-t.C: // the one that was cut was none in use
+		case <-stop:
+		}
+	})
 }
 
 // cuts calls cut until stop, the first time after every, then after a little longer each time: however slow the machine, sooner or later
@@ -75,7 +97,8 @@ func cuts(stop <-chan struct{}, every time.Duration, cut func()) {
 	}
 }
 
-func (c *cutter) cut() {
+// cut reports whether it has cut anything.
+func (c *cutter) cut() (any bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.links {
@@ -86,8 +109,10 @@ func (c *cutter) cut() {
 				l.Close()
 			}
 			delete(c.links, l)
+			any = true
 		}
 	}
+	return any
 }
 
 // makePipe returns a nettest.MakePipe over sub, with links cut every cut (0: never).
@@ -95,7 +120,7 @@ func makePipe(sub func() (a, b substrate.Substrate, listen string, done func()),
 	linger := lingers()
 	return func() (c1, c2 net.Conn, stop func(), err error) {
 		sa, sb, listen, done := sub()
-		ctr := &cutter{Substrate: sa, links: make(map[substrate.Link]struct{})}
+		ctr := &cutter{Substrate: sa, dialed: make(chan struct{}, 1), links: make(map[substrate.Link]struct{})}
 		sc := session.Config{Seal: seal, Linger: linger(), RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond}
 		a := New(Config{Substrate: ctr, Session: sc})
 		b := New(Config{Substrate: sb, Session: sc})
