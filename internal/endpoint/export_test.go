@@ -113,3 +113,36 @@ func TestImportIntoClosed(t *testing.T) {
 		require.NotErrorIs(t, err, session.ErrStateReplayed)
 	})
 }
+
+// TestMoveAwayFromDeadHost: an acceptor's end that has moved is found soon, although the initiator, which can't know, still dials the host
+// that it has left, where nothing answers any more.
+func TestMoveAwayFromDeadHost(t *testing.T) {
+	var worst time.Duration
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newCouple(t, fault.Config{Seed: seed}, Config{})
+			_, err := p.ea.Listen(t.Context(), "a:1", Plain{})
+			require.NoError(t, err)
+			ec := New(Config{Substrate: p.n.Host("c"), NoSharing: true})
+			defer ec.Close()
+			p.a, p.b = p.connect(t) // the peer knows where this one listens
+			p.alive(t)
+			state, err := p.eb.Export(t.Context(), p.b)
+			require.NoError(t, err)
+			p.n.Between("a", "b").Blackhole(fault.Both, true)
+			time.Sleep(time.Duration(seed) * 500 * time.Millisecond)
+			start := time.Now()
+			p.b, err = ec.Import(t.Context(), state, false)
+			require.NoError(t, err)
+			p.alive(t)
+			moved := time.Since(start)
+			time.Sleep(10 * time.Second)
+			p.n.CutAll() // the initiator still knows only the old host
+			start = time.Now()
+			p.alive(t)
+			t.Log(moved, time.Since(start))
+			worst = max(worst, moved, time.Since(start))
+		})
+	}
+	require.Less(t, worst, 4*time.Second)
+}

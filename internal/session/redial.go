@@ -73,6 +73,11 @@ func (s *Session) redialLoop(grace bool) {
 			s.mu.Unlock()
 			return
 		}
+		if s.admitted > 0 { // the peer's attempt is about to succeed, or fails within the time of a handshake
+			wait = max(s.backoff, s.cfg.RetryMin)
+			s.mu.Unlock()
+			continue
+		}
 		s.mu.Unlock()
 		err := s.tryResume()
 		if err == nil {
@@ -157,24 +162,24 @@ func (e *RefusedError) Error() string {
 
 func (s *Session) tryResume() error {
 	s.settle()
+	ctx, cancel := context.WithTimeout(s.ctx, max(2*s.cfg.DeadAfter, time.Second))
+	defer cancel()
 	s.mu.Lock()
 	my := s.setup(max(s.linkNo, s.dialNo) + 1)
 	links := s.counts.links
 	if s.initiator {
-		// When both ends dial (after a move they may), the initiator's attempt counts: its number is taken from now on, while the
-		// acceptor's is only when it has been accepted.
+		// When both ends dial (after a move they may), the initiator decides: its own number is taken from now on, the acceptor's when
+		// it admits that one, for which it gives up its own attempt until that commits.
 		s.linkNo = my.LinkNo
-		s.attempting = true
+		s.attempting, s.giveUpTry = true, cancel
 	}
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(s.ctx, max(2*s.cfg.DeadAfter, time.Second))
-	defer cancel()
 	nl, err := s.env.Resume(ctx, s, my, func() error { return s.commit(my.LinkNo, links) })
 	if err == nil {
 		err = s.Bind(nl)
 	}
 	s.mu.Lock()
-	s.attempting = false
+	s.attempting, s.giveUpTry = false, nil
 	if err == nil {
 		s.jump = 0
 	}
@@ -190,6 +195,6 @@ func (s *Session) commit(no, links uint64) error {
 	if s.counts.links != links || s.cur != nil || no < s.linkNo || !s.initiator && no == s.linkNo || s.exported || s.err != nil {
 		return fmt.Errorf("link %d was overtaken by link %d", no, s.linkNo)
 	}
-	s.attempting = true
+	s.attempting, s.giveUpTry = true, nil
 	return nil
 }

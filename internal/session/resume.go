@@ -33,13 +33,18 @@ func (s *Session) AdmitResume(p wire.Setup, via string) (wire.Setup, wire.Status
 	case p.Epoch < s.peerEpoch, p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero():
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusStale
-	case p.LinkNo <= s.linkNo || s.attempting, s.initiator && s.cur != nil && p.Epoch == s.peerEpoch && p.Seen < s.cur.no:
+	case p.LinkNo <= s.linkNo || s.attempting && s.giveUpTry == nil, s.initiator && s.cur != nil && p.Epoch == s.peerEpoch && p.Seen < s.cur.no:
 		// The last: when both ends dial, an attempt of the acceptor that was made before it knew of the link in use must not
 		// replace it; the acceptor gives the attempt up as soon as it knows.
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusOvertaken
 	}
 	s.linkNo = p.LinkNo
+	s.admitted = p.LinkNo
+	if s.attempting { // it can't commit any more; perhaps it is waiting for a host where nobody answers
+		s.giveUpTry()
+		s.attempting, s.giveUpTry = false, nil
+	}
 	if s.cur != nil && via != "" {
 		s.park(&movedError{via, "the other end has decided"})
 	} else if s.cur != nil {
@@ -62,10 +67,13 @@ func (s *Session) AttemptFailed(no uint64) {
 	if failed {
 		s.lostNo = no
 	}
+	if s.admitted == no {
+		s.admitted = 0
+	}
 	s.mu.Unlock()
 	if failed {
 		s.say(0)
-		s.redial(false)
+		s.RetryNow()
 	}
 }
 
@@ -74,6 +82,9 @@ func (s *Session) Bind(nl NewLink) error {
 	s.tx.lock()
 	s.mu.Lock()
 	p := nl.Peer
+	if s.admitted <= nl.LinkNo {
+		s.admitted = 0
+	}
 	switch {
 	case s.exported || s.err != nil: // one that ended well still answers a peer that has missed the last records
 		s.mu.Unlock()
