@@ -49,6 +49,7 @@ func besiege(t *testing.T, cfg Config, f func(t *testing.T, s *siege)) {
 // clean checks that no handshake is in progress.
 func (s *siege) clean(t *testing.T) {
 	t.Helper()
+	synctest.Wait() // who has closed the last link may just be leaving
 	require.Empty(t, s.eb.slots)
 	s.eb.mu.Lock()
 	defer s.eb.mu.Unlock()
