@@ -71,7 +71,7 @@ test-verbs:
 
 # The same on iWARP in software, which Debian's kernel lacks: some 150 MB more to download, and half a minute to build it. Not part of ci.
 test-siw:
-	GO="$(GO)" VERBS_VMS=siw tools/verbsvm/test
+	GO="$(GO)" VERBS_VMS="$${VERBS_VMS:-siw siw2}" tools/verbsvm/test
 
 # A shell in such a VM.
 verbs-shell: build
