@@ -31,8 +31,9 @@ func TestConformance(t *testing.T) {
 // TestConformanceSim runs over queue pairs of simulated devices: one that does everything at once, and one that takes its time.
 func TestConformanceSim(t *testing.T) {
 	for name, cfg := range map[string]sim.Config{
-		"fast": {},
-		"slow": {Seed: 1, Delay: 20 * time.Microsecond, Jitter: 50 * time.Microsecond, LateWrites: true, Lose: 1e-4},
+		"fast":  {},
+		"iwarp": {Seed: 2, IWARP: true, Delay: 20 * time.Microsecond},
+		"slow":  {Seed: 1, Delay: 20 * time.Microsecond, Jitter: 50 * time.Microsecond, LateWrites: true, Lose: 1e-4},
 	} {
 		t.Run(name, func(t *testing.T) { conform(t, onSim(cfg), Options{}) })
 	}

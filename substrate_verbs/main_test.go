@@ -95,16 +95,20 @@ type setting struct {
 // onSim has two hosts of a simulated network, on every address.
 func onSim(cfg sim.Config) setting {
 	n := sim.New(cfg)
-	return setting{newDevices(n.Host("a"), anywhere{}), newDevices(n.Host("b"), anywhere{}), "127.0.0.1:0"}
+	f := anywhere{iwarp: cfg.IWARP}
+	return setting{newDevices(n.Host("a"), f), newDevices(n.Host("b"), f), "127.0.0.1:0"}
 }
 
 // anywhere is a finder for the one device of a sim's host.
-type anywhere struct{}
+type anywhere struct{ iwarp bool }
 
 func (anywhere) forget()             {}
 func (anywhere) check() error        { return nil }
 func (anywhere) addrs() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }
-func (anywhere) find(netip.Addr) (place, error) {
+func (f anywhere) find(netip.Addr) (place, error) {
+	if f.iwarp {
+		return place{device: sim.DeviceName, port: 1, kind: KindIWARP}, nil
+	}
 	return place{device: sim.DeviceName, port: 1, gid: 1, kind: KindRoCEv2}, nil
 }
 

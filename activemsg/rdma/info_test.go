@@ -2,7 +2,12 @@ package rdma
 
 import (
 	"bytes"
+	"context"
+	"net/netip"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -101,5 +106,56 @@ func FuzzInfo(f *testing.F) {
 		}
 		require.True(t, i.mtu >= 256 && i.mtu <= 4096 && i.slots > 0 && i.payload >= minPayload && i.payload <= maxPayload)
 		require.True(t, bytes.Equal(b, i.put()))
+	})
+}
+
+// TestIWARPRefuses: an end without an address, two ends that wait, two that connect, a peer that doesn't come.
+func TestIWARPRefuses(t *testing.T) {
+	s := simulated(t, sim.Config{IWARP: true})
+	require.True(t, s.a.IWARP())
+	for _, local := range []string{"", "::", "fe80::1%lo"} {
+		cfg := ConnConfig{Await: true}
+		cfg.Local, _ = netip.ParseAddr(local)
+		_, err := s.a.Prepare(cfg)
+		require.ErrorIs(t, err, substrate.ErrConfig, local)
+		require.ErrorContains(t, err, "needs the address of this end")
+	}
+	for _, await := range []bool{false, true} {
+		a, err := s.a.Prepare(iwarp(ConnConfig{}, await))
+		require.NoError(t, err)
+		b, err := s.b.Prepare(iwarp(ConnConfig{}, await))
+		require.NoError(t, err)
+		_, err = a.Connect(b.Local())
+		require.ErrorIs(t, err, substrate.ErrConfig)
+		_, err = b.Connect(a.Local())
+		require.ErrorContains(t, err, "one is awaited")
+	}
+	a, err := s.a.Prepare(iwarp(ConnConfig{}, false))
+	require.NoError(t, err)
+	b, err := s.b.Prepare(iwarp(ConnConfig{}, true))
+	require.NoError(t, err)
+	theirs := b.Local()
+	require.NoError(t, b.Close())
+	_, err = a.Connect(theirs)
+	require.ErrorIs(t, err, substrate.ErrPathDown)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.Zero(t, s.a.Usage().Registered+s.b.Usage().Registered, "nothing is left")
+}
+
+// TestIWARPAwaits: an end that is awaited gives up after a while.
+func TestIWARPAwaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := simulated(t, sim.Config{IWARP: true})
+		a, err := s.a.Prepare(iwarp(ConnConfig{}, false))
+		require.NoError(t, err)
+		b, err := s.b.Prepare(iwarp(ConnConfig{}, true))
+		require.NoError(t, err)
+		began := time.Now()
+		_, err = b.Connect(a.Local())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, joinTime, time.Since(began))
+		require.NoError(t, a.Close())
+		require.NoError(t, s.a.Close())
+		require.NoError(t, s.b.Close())
 	})
 }

@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -58,6 +59,7 @@ var paths = []struct {
 func TestSim(t *testing.T) {
 	for name, cfg := range map[string]sim.Config{
 		"Immediate": {},
+		"IWARP":     {Seed: 2, IWARP: true, Delay: 30 * time.Microsecond},
 		"Delayed":   {Seed: 1, Delay: 30 * time.Microsecond, Jitter: 50 * time.Microsecond, LateWrites: true},
 	} {
 		for _, p := range paths {
@@ -160,7 +162,7 @@ func (s *setup) connect(t testing.TB, ca, cb ConnConfig) (a, b *Carrier) {
 
 // iwarp adds what only iWARP looks at.
 func iwarp(cfg ConnConfig, await bool) ConnConfig {
-	cfg.Local, _ = netip.ParseAddr(os.Getenv("SOCKEMU_TEST_RDMA_ADDR"))
+	cfg.Local, _ = netip.ParseAddr(cmp.Or(os.Getenv("SOCKEMU_TEST_RDMA_ADDR"), "127.0.0.1"))
 	cfg.Await = await
 	return cfg
 }

@@ -79,6 +79,9 @@ func (p *pd) NewQP(cfg verbs.QPConfig) (verbs.QP, error) {
 		sq: make([]request, max(cfg.SendDepth, 1)), rq: make([]verbs.RecvWR, max(cfg.RecvDepth, 1)),
 	}
 	n.qps[q.number] = q
+	if n.cfg.IWARP {
+		return newJoiner(q), nil
+	}
 	return q, nil
 }
 
@@ -88,6 +91,11 @@ func (q *qp) Inline() int    { return q.net.cfg.Inline }
 func (q *qp) Connect(c verbs.Connection) error {
 	q.net.mu.Lock()
 	defer q.net.mu.Unlock()
+	return q.connect(c)
+}
+
+// connect is Connect with mu held.
+func (q *qp) connect(c verbs.Connection) error {
 	if err := q.device.check("connect"); err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ type Config struct {
 	// Fail is the probability that a request fails with StatusRetryExceeded; whether the peer has got it is open.
 	Fail float64
 
+	// IWARP makes the devices such as want their queue pairs joined, see verbs.Joiner. Requests that the peer refuses fail as elsewhere.
+	IWARP bool
+
 	Inline int // most bytes inline; 0 is 256
 	Depth  int // most requests in a queue; 0 is 4096
 }
@@ -54,9 +57,12 @@ type Network struct {
 	cut     map[[2]*Host]bool
 	regions map[uint32]*region // by both keys
 	qps     map[uint32]*qp
+	awaited map[netip.AddrPort]*joiner
 	lastKey uint32
 	lastQP  uint32
-	stats   Stats
+	// Ports are given out once.
+	lastPort uint16
+	stats    Stats
 
 	started time.Time
 	waiting []*qp // those that have something to do later
@@ -76,7 +82,7 @@ func New(cfg Config) *Network {
 	}
 	return &Network{
 		cfg: cfg, hosts: map[string]*Host{}, byGID: map[verbs.GID]*Host{}, cut: map[[2]*Host]bool{},
-		regions: map[uint32]*region{}, qps: map[uint32]*qp{}, lastQP: 16, timerAt: never, started: time.Now(),
+		regions: map[uint32]*region{}, qps: map[uint32]*qp{}, awaited: map[netip.AddrPort]*joiner{}, lastQP: 16, lastPort: 20000, timerAt: never, started: time.Now(),
 	}
 }
 
@@ -99,6 +105,10 @@ func (n *Network) Host(name string) *Host {
 		h.gids = []verbs.GIDEntry{
 			{Index: 0, GID: verbs.GID{0: 0xfe, 1: 0x80, 14: byte(number >> 8), 15: byte(number)}, Type: verbs.GIDRoCEv1, Netdev: "sim"},
 			{Index: 1, GID: v4.As16(), Type: verbs.GIDRoCEv2, Netdev: "sim"},
+		}
+		if n.cfg.IWARP {
+			h.gids = h.gids[:1]
+			h.gids[0].Type = verbs.GIDIWARP
 		}
 		n.hosts[name] = h
 		for _, e := range h.gids {
@@ -140,7 +150,11 @@ func (h *Host) Devices() ([]verbs.DeviceInfo, error) {
 	if h.gone {
 		return nil, nil
 	}
-	return []verbs.DeviceInfo{{Name: DeviceName, Transport: verbs.TransportIB}}, nil
+	transport := verbs.TransportIB
+	if h.net.cfg.IWARP {
+		transport = verbs.TransportIWARP
+	}
+	return []verbs.DeviceInfo{{Name: DeviceName, Transport: transport}}, nil
 }
 
 // Open opens the device.

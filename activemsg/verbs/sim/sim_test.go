@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,11 @@ func ends(t *testing.T, n *Network) (a, b verbstest.End) {
 		d, err := n.Host(name).Open(DeviceName)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, d.Close()) })
-		return verbstest.End{Device: d, Port: 1, GIDIndex: 1}
+		e := verbstest.End{Device: d, Port: 1, GIDIndex: 1, Addr: netip.MustParseAddr("127.0.0.1")}
+		if n.cfg.IWARP {
+			e.GIDIndex = 0
+		}
+		return e
 	}
 	return open("a"), open("b")
 }
@@ -29,6 +34,7 @@ func TestRules(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"Immediate": {},
 		"Delayed":   {Seed: 1, Delay: 100 * time.Microsecond, Jitter: 200 * time.Microsecond},
+		"IWARP":     {Seed: 3, IWARP: true, Delay: 50 * time.Microsecond},
 		"Late":      {Seed: 2, Delay: 50 * time.Microsecond, LateWrites: true},
 	} {
 		t.Run(name, func(t *testing.T) {
