@@ -1,6 +1,7 @@
 package verbs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -214,7 +215,11 @@ func (h *deviceHalf) Connect(info []byte) (activemsg.Carrier, error) {
 	c, err := h.conn.Connect(info)
 	if err != nil {
 		h.a.of.distrust(h.a)
-		h.a.release()
+		if errors.Is(err, context.DeadlineExceeded) {
+			go h.a.release() // who is last closes the adapter, and waits for what iWARP still holds
+		} else {
+			h.a.release()
+		}
 		return nil, err
 	}
 	d := &deviceCarrier{Carrier: c, a: h.a, way: way{h.a.at, h.remote}}

@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -193,7 +194,11 @@ func (conn *Conn) Connect(peer []byte) (*Carrier, error) {
 		if errors.Is(err, verbs.ErrInvalid) {
 			class = substrate.Config
 		}
-		c.Close()
+		if errors.Is(err, context.DeadlineExceeded) {
+			go c.Close() // the kernel may not let go for minutes, see verbs.Joiner
+		} else {
+			c.Close()
+		}
 		return nil, c.failure("connect", class, err)
 	}
 	c.limits = activemsg.Limits{

@@ -24,7 +24,8 @@ type Joiner interface {
 	// of the other end joins, which must be told.
 	Await(local netip.Addr) (netip.AddrPort, error)
 
-	// Join waits until both ends are joined, or ctx ends. After an error the QP can only be closed.
+	// Join waits until both ends are joined, or ctx ends. After an error the QP can only be closed. That may take minutes after ctx has ended: a driver that
+	// connects as programs do (siw) waits as long as TCP.
 	Join(ctx context.Context, j Joint) error
 }
 

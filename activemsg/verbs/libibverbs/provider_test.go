@@ -1,10 +1,12 @@
 package libibverbs
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -65,4 +67,41 @@ func end(t *testing.T, name string) verbstest.End {
 	require.True(t, ok, "no address in %v", list)
 	e.GIDIndex = best.Index
 	return e
+}
+
+// TestDeviceSilence: of a peer that iWARP can't reach and hears nothing from, Join tires before the kernel does, and Close waits for the kernel.
+func TestDeviceSilence(t *testing.T) {
+	name := os.Getenv("SOCKEMU_TEST_RDMA_DEVICE")
+	if name == "" || os.Getenv("SOCKEMU_TEST_VM") == "" || os.Getenv("SOCKEMU_TEST_ROLE") != "" {
+		t.Skip("needs a machine of its own, where packets get lost: make test-siw")
+	}
+	e := end(t, name)
+	pd, err := e.Device.NewPD()
+	require.NoError(t, err)
+	defer pd.Close()
+	cq, err := e.Device.NewCQ(8)
+	require.NoError(t, err)
+	defer cq.Close()
+	qp, err := pd.NewQP(verbs.QPConfig{SendCQ: cq, RecvCQ: cq, SendDepth: 4, RecvDepth: 4, SGE: 1, Port: e.Port, GIDIndex: e.GIDIndex})
+	require.NoError(t, err)
+	defer qp.Close()
+	j, ok := qp.(verbs.Joiner)
+	if !ok {
+		t.Skip("not iWARP")
+	}
+	const retries = "/proc/sys/net/ipv4/tcp_syn_retries" // 6 would be two minutes
+	before, err := os.ReadFile(retries)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(retries, []byte("1"), 0))
+	defer os.WriteFile(retries, before, 0)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	// A dummy interface loses what isn't for its own address.
+	err = j.Join(ctx, verbs.Joint{Local: e.Addr, Remote: netip.AddrPortFrom(netip.MustParseAddr("10.9.0.77"), 7), Key: 1})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	tired := time.Since(began)
+	require.NoError(t, j.Close())
+	t.Logf("Join ended after %v, Close after %v", tired, time.Since(began))
+	require.Less(t, tired, time.Since(began)/2)
 }
