@@ -16,7 +16,7 @@ import (
 //     receive posted) that request succeeds nevertheless: the connection breaks, and later ones fail.
 //   - A peer without a receive posted isn't waited for (RNR).
 //   - Only the memory of a request with FlagSignaled may change when its completion was polled. That of others must stay as it is until the peer
-//     is known to have it: the software driver hands pages to TCP.
+//     is known to have it: the software driver may hand pages to TCP.
 type Joiner interface {
 	QP
 

@@ -104,7 +104,11 @@ func join(ctx context.Context, tcp net.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine, err := a.Prepare(rdma.ConnConfig{Payload: 16 << 10, Timeout: 18}) // rxe repeats messages wrongly: substrate_verbs
+	mine, err := a.Prepare(rdma.ConnConfig{
+		Payload: 16 << 10,
+		Timeout: 18, // rxe repeats messages wrongly: substrate_verbs
+		Local:   at.Addr().Unmap(), Await: tcp.LocalAddr().String() > tcp.RemoteAddr().String(),
+	})
 	if err != nil {
 		return nil, err
 	}

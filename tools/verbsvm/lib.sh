@@ -51,7 +51,7 @@ apt_options=()
 apt() {
 	local tool=$1
 	shift
-	"$tool" ${apt_options[@]+"${apt_options[@]}"} "$@"
+	timeout 600 "$tool" ${apt_options[@]+"${apt_options[@]}"} "$@"
 }
 refresh() {
 	say "fetching package lists"

@@ -48,6 +48,7 @@ func Run(t *testing.T, pair func(t *testing.T) (a, b End)) {
 		{"PeerGone", testPeerGone, testPeerGoneBreaks},
 		{"Stranger", nil, testStranger},
 		{"Nobody", nil, testNobody},
+		{"Reuse", nil, testReuse},
 		{"CloseEndsEvents", testCloseEndsEvents, nil},
 		{"NoSuchPort", testNoSuchPort, nil},
 	} {
