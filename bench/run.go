@@ -22,7 +22,7 @@ const (
 )
 
 // Run measures what cfg asks for. It returns as soon as ctx ends, with its error; the worker processes have ended whenever
-// it returns.
+// it returns. With an error there is a report as well if something had been measured before, which says that it isn't complete.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -39,7 +39,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			err = context.Cause(ctx) // the rest is what became of that
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s of %v bytes, placement %s: %w", c.op, c.size, c.placement, err)
+			err = fmt.Errorf("%s of %v bytes, placement %s: %w", c.op, c.size, c.placement, err)
+			if len(r.report.Rows) == 0 {
+				return nil, err
+			}
+			r.report.Notes = append(r.report.Notes, fmt.Sprintf("not complete: %d of %d cases were measured, then: %v", r.measured, len(r.cases), err))
+			r.judge()
+			return r.report, err
 		}
 		left--
 	}
@@ -68,6 +74,7 @@ type runner struct {
 	deadline   time.Time     // zero: none
 	overhead   time.Duration // of the last case, besides its rounds
 	switched   int           // connections that had to be pinned after they were made
+	measured   int           // cases
 	short      int           // cases with less than goodRounds, for lack of time
 	report     *Report
 }
@@ -227,6 +234,7 @@ func (r *runner) measure(ctx context.Context, c benchCase, budget time.Duration)
 		}
 	}
 	r.report.Rows = append(r.report.Rows, rows...)
+	r.measured++
 	r.overhead = time.Since(began) - rounds
 	r.cfg.log().Debug("measured", "op", c.op, "size", c.size, "placement", c.placement, "rounds", res.Rounds,
 		"took", time.Since(began).Round(time.Millisecond), "raw_p50_us", rows[0].P50Us, "raw_mb_s", rows[0].MBs, "aa", rows[0].AARatio)

@@ -94,9 +94,18 @@ func (c *benchCmd) Run(ctx context.Context, std *stdio, top *cli) error {
 		return self(std.err, "--log-level="+top.LogLevel, "bench-"+role, "--profile="+c.Profile)
 	}
 	report, err := bench.Run(ctx, cfg)
-	if err != nil {
+	if report == nil {
 		return err
 	}
+	// What was measured before an error is worth something, too.
+	if werr := c.write(std, report, toFile); err == nil {
+		err = werr
+	}
+	return err
+}
+
+// write writes the report where it was asked for.
+func (c *benchCmd) write(std *stdio, report *bench.Report, toFile bool) error {
 	if c.JSON == "-" {
 		return report.WriteJSON(std.out)
 	}

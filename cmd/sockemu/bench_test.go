@@ -157,7 +157,7 @@ func TestBenchFails(t *testing.T) {
 	}
 }
 
-// TestBenchIsInterrupted: the command ends soon, and so do its workers: their logs go to the same pipe, which doesn't end before they do.
+// TestBenchIsInterrupted: the command ends soon, with what it has measured, and so do its workers: their logs go to the same pipe, which doesn't end before they do.
 func TestBenchIsInterrupted(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -167,7 +167,8 @@ func TestBenchIsInterrupted(t *testing.T) {
 			pr, pw, err := os.Pipe()
 			require.NoError(t, err)
 			defer pr.Close()
-			cmd.Stderr = pw
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, pw
 			require.NoError(t, cmd.Start())
 			require.NoError(t, pw.Close())
 			var errs bytes.Buffer
@@ -184,6 +185,8 @@ func TestBenchIsInterrupted(t *testing.T) {
 			if sig != syscall.SIGKILL {
 				assert.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
 				assert.Contains(t, errs.String(), "sockemu bench: ")
+				assert.Regexp(t, `(?m)^ +128 +thin/tcp `, out.String(), "the case that was measured is reported")
+				assert.Contains(t, out.String(), "note: not complete: 1 of 2 cases were measured, then: rtt of ")
 			}
 		})
 	}
