@@ -130,7 +130,7 @@ func (r *demoRun) fastStep() bool {
 		v := rate()
 		r.update(func(st *demoState) { st.Fast.TCPRate = v })
 		r.phase(phaseFast)
-		r.log(false, "shared memory is admitted from now on")
+		r.log(false, "shared memory is admitted from now on; both ends write slowly until they use it, so that it can be measured")
 		r.pace(nodePace)
 		r.client.command(nodeAny)
 		r.server.command(nodeAny)
@@ -168,7 +168,7 @@ func (r *demoRun) fastStep() bool {
 			st.Fast.FailoverMS = float64(gap.Microseconds()) / 1000
 		})
 		r.phase(phaseReturn)
-		r.log(false, "back on TCP: %.1f ms without a byte; shared memory is admitted again", float64(gap.Microseconds())/1000)
+		r.log(false, "back on TCP: %.1f ms without a byte; shared memory is admitted again, and both ends write slowly until then", float64(gap.Microseconds())/1000)
 		r.pace(nodePace)
 		r.server.command(nodeAny)
 		next(fastWaiting)
