@@ -36,10 +36,7 @@ func writeReport(b *bytes.Buffer, r selector.Report, width int) {
 			cells[2], cells[3], cells[4] = shortTime(c.Cost.RTTMin), shortTime(c.Cost.RTT), shortTime(c.Cost.RTTP99)
 		}
 		if c.Cost.MBPerSecond > 0 {
-			cells[5] = fmt.Sprintf("%.0f MB/s", c.Cost.MBPerSecond)
-			if c.Cost.MBPerSecond >= 1000 {
-				cells[5] = fmt.Sprintf("%.1f GB/s", c.Cost.MBPerSecond/1000)
-			}
+			cells[5] = rateText(c.Cost.MBPerSecond)
 		}
 		points := curves[c.Path]
 		for i := range len(head) - len(cells) {
@@ -72,6 +69,19 @@ func writeReport(b *bytes.Buffer, r selector.Report, width int) {
 		return
 	}
 	fmt.Fprintf(b, "choice: %s: %s\n", printable(r.Choice.Substrate), printable(r.Choice.Why))
+}
+
+// rateText shows a bandwidth in the unit that fits.
+func rateText(mbs float64) string {
+	switch {
+	case mbs >= 1000:
+		return fmt.Sprintf("%.1f GB/s", mbs/1000)
+	case mbs >= 10:
+		return fmt.Sprintf("%.0f MB/s", mbs)
+	case mbs >= 1:
+		return fmt.Sprintf("%.1f MB/s", mbs)
+	}
+	return fmt.Sprintf("%.0f kB/s", mbs*1000)
 }
 
 // columnGap is what is between two columns.
@@ -113,7 +123,10 @@ func shortTime(m selector.Micros) string {
 	case us < 10_000:
 		return fmt.Sprintf("%.0f us", us)
 	}
-	return fmt.Sprintf("%.0f ms", us/1e3)
+	if us < 10_000_000 {
+		return fmt.Sprintf("%.0f ms", us/1e3)
+	}
+	return fmt.Sprintf("%.0f s", us/1e6)
 }
 
 // roughSize shows three digits of a number of bytes.

@@ -161,6 +161,15 @@ func TestSizeText(t *testing.T) {
 	}
 }
 
+func TestUnits(t *testing.T) {
+	for mbs, want := range map[float64]string{12345: "12.3 GB/s", 999: "999 MB/s", 1.25: "1.2 MB/s", .0071: "7 kB/s"} {
+		require.Equal(t, want, rateText(mbs))
+	}
+	for d, want := range map[time.Duration]string{950: "0.95 us", 9 * time.Millisecond: "9000 us", 9 * time.Second: "9000 ms", 112 * time.Second: "112 s"} {
+		require.Equal(t, want, shortTime(selector.Micros(d)))
+	}
+}
+
 // TestNarrowTerminal: a table that is wider than the terminal becomes several that are not.
 func TestNarrowTerminal(t *testing.T) {
 	rows := func() [][]string {

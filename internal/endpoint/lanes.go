@@ -43,6 +43,7 @@ const (
 	trainsTime  = 20 * time.Millisecond  // for all of them, but leastTrains ...
 	leastTrains = 3                      // ... are sent over each path unless they take
 	slowTime    = 100 * time.Millisecond // so long
+	scoutTrain  = 4 << 10                // over a slow path there is one of these before: several packets, whose loss would show that the path takes no large ones
 )
 
 // Time bounds of a round.
@@ -77,6 +78,7 @@ type lane struct {
 	trained      int             // trains sent
 	next         int             // length of the next
 	around       bool            // the long one was sent
+	scouted      bool            // the first one over a slow path was sent
 	spent        time.Duration
 	err          error
 }
@@ -259,6 +261,9 @@ func near(sub substrate.Substrate, link substrate.Link) bool {
 
 // ping returns how long a round trip took, unless it failed.
 func (l *lane) ping() time.Duration {
+	if l.slow {
+		l.renew() // there are few, and each may take long
+	}
 	d, err := l.ask(wire.ProbeEcho, probePing, probePing)
 	if err != nil {
 		l.err = err
@@ -358,8 +363,18 @@ func (l *lane) turn() {
 // train sends a train. The best of them counts: late ones, of a machine that is busy for a moment, must not decide what a byte costs, nor must
 // those that wait for memory.
 func (l *lane) train() {
+	if l.slow {
+		if !l.scouted {
+			l.scout()
+			return
+		}
+		l.renew()
+	}
 	n := l.next
 	d, err := l.ask(wire.ProbeTrain, n, 0)
+	if l.scouted && errors.As(err, new(unansweredProbe)) {
+		d, err = probeTime, nil // or more
+	}
 	if err != nil {
 		l.err = err
 		return
@@ -373,6 +388,20 @@ func (l *lane) train() {
 		l.next, l.around = longTrain, true
 	case d < trainsTime/10 || l.around:
 		l.next = min(2*n, probeTrain)
+	}
+}
+
+// scout sends a small train over a slow path, to find out whether it carries more than a ping, and how long the next one may be.
+func (l *lane) scout() {
+	l.scouted = true
+	l.renew()
+	d, err := l.ask(wire.ProbeTrain, scoutTrain, 0)
+	if err != nil {
+		l.err = err
+		return
+	}
+	if perByte := float64(d-slices.Min(l.pings)) / scoutTrain; perByte*probePiece > float64(probeTime/4) {
+		l.next = max(int(float64(probeTime/4)/perByte), scoutTrain)
 	}
 }
 

@@ -79,6 +79,66 @@ func TestTrains(t *testing.T) {
 	require.GreaterOrEqual(t, len(l.pings), 2)
 }
 
+// TestFarPaths: however long round trips take, and however slow a path is, it is no path that fails, as long as each answer comes in time; one that
+// loses large packets does fail.
+func TestFarPaths(t *testing.T) {
+	const lost = time.Hour
+	for name, c := range map[string]struct {
+		rtt     time.Duration
+		perByte float64
+		load    func(n int) time.Duration
+		fails   string
+	}{
+		"a satellite":         {rtt: 800 * time.Millisecond, perByte: 50, load: noLoad},
+		"a satellite, slowly": {rtt: 800 * time.Millisecond, perByte: 8000, load: noLoad},
+		"1 Mb/s":              {rtt: 20 * time.Millisecond, perByte: 8000, load: noLoad},
+		"a modem":             {rtt: 150 * time.Millisecond, perByte: 140_000, load: noLoad},
+		"large packets are lost": {rtt: 20 * time.Millisecond, perByte: 50, fails: "large packets", load: func(n int) time.Duration {
+			if n > 1000 {
+				return lost
+			}
+			return 0
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, start := farLane(c.rtt, c.perByte, c.load), time.Now()
+				l.pings = []time.Duration{c.rtt} // openLane's
+				measure([]*lane{l}, nil)
+				require.Less(t, time.Since(start), 3*probeTime)
+				if c.fails != "" {
+					require.ErrorContains(t, l.err, c.fails)
+					return
+				}
+				require.NoError(t, l.err)
+				m := l.outcome(false).m
+				require.InDelta(t, c.rtt+time.Duration(probePing*c.perByte), m.Cost.RTT, float64(time.Millisecond))
+				least := c.rtt / 4 / probePiece // what is less than a quarter of the train's time isn't trusted
+				require.GreaterOrEqual(t, m.Cost.PerByte, max(c.perByte/2, float64(least)))
+				require.LessOrEqual(t, m.Cost.PerByte, max(2*c.perByte, float64(probeTime)/probePiece))
+			})
+		})
+	}
+}
+
+// farLane is a slow fakeLane whose answers have the time that links have.
+func farLane(rtt time.Duration, perByte float64, load func(n int) time.Duration) *lane {
+	l := fakeLane(rtt, perByte, load)
+	var end time.Time
+	l.renew = func() { end = time.Now().Add(probeTime) }
+	l.renew()
+	l.ask = func(_ wire.ProbeOp, n, _ int) (time.Duration, error) {
+		d, left := rtt+time.Duration(float64(n)*perByte)+load(n), time.Until(end)
+		if d > left {
+			time.Sleep(left)
+			return 0, unansweredProbe{n, context.DeadlineExceeded}
+		}
+		time.Sleep(d)
+		return d, nil
+	}
+	return l
+}
+
 // TestTurns: what hits both paths cancels, how ever the hits fall, and the whole is over in time.
 func TestTurns(t *testing.T) {
 	for name, load := range map[string]func(rng *rand.Rand) func(int) time.Duration{

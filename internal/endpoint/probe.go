@@ -13,8 +13,9 @@ import (
 
 // Bounds of what is served to probes.
 const (
-	probeServed  = 16 << 20 // bytes that one probe link may cost the listener
-	probesServed = 64       // probe links served at a time
+	probeServed  = 16 << 20      // bytes that one probe link may cost the listener
+	probesServed = 64            // probe links served at a time
+	probeServe   = 6 * probeTime // for each: over a path far away each of some requests may take almost probeTime
 )
 
 // probePiece is what is sent and received at a time.
@@ -90,7 +91,7 @@ func (l *Listener) serveProbe(link substrate.Link, fixed []byte, h wire.Hello) {
 	if _, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, "")); err != nil {
 		return
 	}
-	end := time.Now().Add(2 * probeTime)
+	end := time.Now().Add(probeServe)
 	link.SetSendDeadline(end)
 	link.SetRecvDeadline(end)
 	for probes := newProbes(link); probes.answer() == nil; {
