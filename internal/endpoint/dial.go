@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -19,19 +20,27 @@ func (e *Endpoint) Dial(ctx context.Context, address string, answer time.Duratio
 	backoff := 10 * time.Millisecond
 	for {
 		s, err := e.dialOnce(ctx, address, answer)
-		var r *session.RefusedError
-		if err == nil || !errors.As(err, &r) || r.Status != wire.StatusBusy {
-			return s, err
+		if err == nil {
+			return s, nil
 		}
-		t := time.NewTimer(backoff)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
+		var r *session.RefusedError
+		again := errors.As(err, &r) && r.Status == wire.StatusBusy
+		if again {
+			t := time.NewTimer(backoff)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			case <-e.ctx.Done():
+			}
 			t.Stop()
+		}
+		switch why := context.Cause(ctx); {
+		case e.ctx.Err() != nil && !errors.Is(err, net.ErrClosed):
+			return nil, fmt.Errorf("%w (%w)", net.ErrClosed, err)
+		case again && why != nil:
+			return nil, fmt.Errorf("%w (%w)", why, err)
+		case !again:
 			return nil, err
-		case <-e.ctx.Done():
-			t.Stop()
-			return nil, net.ErrClosed
 		}
 		backoff = min(2*backoff, time.Second)
 	}

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,5 +136,34 @@ func TestSilentPeer(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "open handshake with b:1: ")
 		require.NotContains(t, err.Error(), "within", "the caller's own deadline")
+	})
+}
+
+// TestWhyDialEnded: the error says that the time was over, or the endpoint closed, and what was in the way until then.
+func TestWhyDialEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCouple(t, fault.Config{Seed: 1}, Config{Backlog: 1})
+		_, err := p.ea.Dial(t.Context(), "b:1", 0) // nobody accepts it
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = p.ea.Dial(ctx, "b:1", 0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		var r *session.RefusedError
+		require.ErrorAs(t, err, &r)
+		require.Equal(t, wire.StatusBusy, r.Status)
+		errs := make(chan error)
+		go func() {
+			_, err := p.ea.Dial(t.Context(), "b:1", 0)
+			errs <- err
+		}()
+		time.Sleep(5 * time.Second)
+		p.ea.Close()
+		err = <-errs
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorAs(t, err, &r)
+		_, err = p.ea.Dial(t.Context(), "b:1", 0)
+		require.ErrorIs(t, err, net.ErrClosed)
 	})
 }
