@@ -95,7 +95,8 @@
 //     or more where ECN isn't off, bursts are 2 ms or 10 packets instead of 60 KiB: they would be marked.
 //   - Flow: 1 MiB at first, up to Options.Window or half the socket's buffer as the user keeps up, 2 MiB between processes of one host whose
 //     round trip is below 1 ms: that is still in the cache when it is read. A closed window is probed. Between such processes as much may be in
-//     flight whatever CUBIC says, as long as nothing was lost for 10 s: there is nothing but the receiver's own buffer that could overflow.
+//     flight whatever CUBIC says, as long as nothing was lost for 10 s: there is nothing but the receiver's own buffer that could overflow;
+//     but 256 KiB at most where both ends are on one processor: they take turns, and that fits its second-level cache.
 //   - Packets fill the MTU on loopback; elsewhere they begin with 1232 bytes and longer ones are probed for up to the MTU of the first hop
 //     (RFC 8899). Three timeouts in a row with longer packets, and 150 ms, lead
 //     back to 1200, and to new probes after 5 s.

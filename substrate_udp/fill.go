@@ -12,6 +12,7 @@ func (l *link) transmit(now int64) {
 	}
 	l.paceAt = 0
 	l.roomy = l.near() && !l.collapsed && (l.lastLoss == 0 || now-l.lastLoss > int64(nearForgives))
+	l.beside = l.near() && l.cpu != 0 && l.peerCPU.Load() == uint32(l.cpu)
 	for more := true; more; {
 		b := newBatch()
 		l.beginBatch()
@@ -89,7 +90,12 @@ func (l *link) fill(b *batch, now int64) bool {
 		}
 		more = l.nextPacket(b, now)
 	}
-	if n := len(b.packets); n > 0 && !more && l.wishes() {
+	last := !more
+	if more && b.full() { // perhaps nothing may follow nevertheless
+		l.limited = l.inflight >= l.flight()
+		last = l.limited || len(l.lost) == 0 && min(l.end, l.limit) == l.sent
+	}
+	if n := len(b.packets); n > 0 && last && l.wishes() {
 		// Nothing follows until an acknowledgement comes: it shall come at once.
 		h := b.vec[b.start(n-1)]
 		h[1] |= l.ackWish(h[1])

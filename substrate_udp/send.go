@@ -52,6 +52,7 @@ type sender struct {
 	cc      Controller
 	limited bool // the window held back the last flight
 	roomy   bool // nearWindow may be in flight whatever cc says
+	beside  bool // the peer is on the same processor
 	mtu     mtu
 
 	tokens float64 // pacing, in bytes
@@ -139,16 +140,25 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 // room is the number of bytes that Send may take now.
 func (l *link) room() int {
 	flight := min(l.flight(), int(l.limit-l.una))
-	return flight + sendAhead - int(l.end-l.una)
+	ahead := sendAhead
+	if l.beside {
+		ahead = besideAhead
+	}
+	return flight + ahead - int(l.end-l.una)
 }
 
 // flight is the number of bytes that may be in flight. Between processes of one host nothing lies but the receiver's own buffer, which his
-// window guards: there a link needn't find out slowly what there is, as long as nothing gets lost.
+// window guards: there a link needn't find out slowly what there is, as long as nothing gets lost. Ends on one processor take turns, so
+// what is in flight should still be in its cache.
 func (l *link) flight() int {
+	n := l.cc.Window()
 	if l.roomy {
-		return max(l.cc.Window(), nearWindow)
+		n = max(n, nearWindow)
 	}
-	return l.cc.Window()
+	if l.beside {
+		n = min(n, besideWindow)
+	}
+	return n
 }
 
 // enqueue takes a slice that ends at the session's offset sess.

@@ -165,6 +165,8 @@ const (
 	initialWindow  = 1 << 20
 	sendAhead      = 256 << 10
 	nearWindow     = 2 << 20
+	besideAhead    = 512 << 10 // on one processor
+	besideWindow   = 256 << 10
 	nearForgives   = 10 * time.Second // without a loss
 	copyBelow      = 1 << 10
 	wakeRoom       = 128 << 10

@@ -71,7 +71,8 @@ func TestTrain(t *testing.T) {
 				var p packet
 				require.NoError(t, parsePacket(raw, &p))
 				require.Equal(t, byte(flagData), p.flags&^flagAckNow)
-				require.True(t, p.flags == flagData || !more && i == len(b.packets)-1, "only the last one asks")
+				over := !more || l.inflight >= l.flight() || l.sent == l.limit
+				require.True(t, p.flags == flagData || over && i == len(b.packets)-1, "only the last one asks")
 				require.Equal(t, num+uint64(i), p.num)
 				require.Equal(t, at, p.off)
 				require.Equal(t, stream[at:at+uint64(len(p.data))], p.data)
@@ -316,7 +317,35 @@ func TestNearWindow(t *testing.T) {
 		a.lastLoss = now
 		require.Equal(t, window, flight(now+int64(nearForgives)))
 		require.Equal(t, nearWindow, flight(now+int64(nearForgives)+1))
+		a.limit = a.una + nearWindow
+		require.Equal(t, nearWindow+sendAhead, a.room())
+		a.cpu = 3
+		a.peerCPU.Store(4)
+		require.Equal(t, nearWindow, flight(now+int64(nearForgives)+1))
+		a.peerCPU.Store(3)
+		require.Equal(t, besideWindow, flight(now+int64(nearForgives)+1), "on one processor no more than fits its cache")
+		require.Equal(t, besideWindow+besideAhead, a.room())
+		a.peerCPU.Store(4)
 		a.collapsed = true
 		require.Equal(t, window, flight(now+int64(nearForgives)+1))
 	})
+}
+
+// TestAskedAtTheEndOfABatch: the last packet that a window lets go asks for an acknowledgement, also if the batch was full at the same time.
+func TestAskedAtTheEndOfABatch(t *testing.T) {
+	for _, fits := range []bool{false, true} {
+		l, _ := trainLink(1<<20, 65_000, func() int { return 1 << 20 })
+		packets := (batchBytes + l.mtu.size - 1) / l.mtu.size
+		l.inflight = l.flight() - packets*l.mtu.size
+		if fits {
+			l.inflight--
+		}
+		b := newBatch()
+		l.beginBatch()
+		require.True(t, l.fill(b, 1))
+		require.True(t, b.full())
+		require.Len(t, b.packets, packets)
+		require.Equal(t, fits, b.vec[b.start(packets-1)][1]&flagAckNow == 0)
+		b.free()
+	}
 }
