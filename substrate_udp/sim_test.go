@@ -22,7 +22,8 @@ var simSeeds = flag.Int("udp.seeds", 300, "how many networks TestSimulator tries
 var simFirst = flag.Uint64("udp.first", 1, "the first seed of TestSimulator")
 
 // TestSimulator moves bytes both ways over networks that lose, double, change, delay and reorder datagrams, go dark for a while and
-// give ends other addresses, in virtual time, half of them on one host. Every byte must arrive, once and in order.
+// give ends other addresses, in virtual time, half of them on one host, where rows of datagrams are taken apart or are not. Every byte must
+// arrive, once and in order.
 func TestSimulator(t *testing.T) {
 	for i := range *simSeeds {
 		seed := *simFirst + uint64(i)
