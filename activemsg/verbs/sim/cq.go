@@ -81,9 +81,11 @@ func (c *cq) Poll(into []verbs.Completion) (n int, err error) {
 }
 
 func (c *cq) Spin(into []verbs.Completion, _ time.Duration, yield bool) (int, error) {
-	if yield {
-		runtime.Gosched()
+	n, err := c.Poll(into)
+	if n > 0 || err != nil || !yield {
+		return n, err
 	}
+	runtime.Gosched()
 	return c.Poll(into)
 }
 
