@@ -29,14 +29,15 @@ const maxSlots = 1 << 16
 
 // A window counts the credits of a sender. Who waits for one gets it in turn.
 type window struct {
-	size uint32
-	sent atomic.Uint32 // numbers given to segments, under tx
+	size     uint32
+	sent     atomic.Uint32 // numbers given to segments, under tx
+	released atomic.Uint32 // by the peer; only the receiving goroutine writes it
+	hungry   atomic.Bool   // somebody waits, or a try failed: who releases must look. Written under mu
 
-	mu       sync.Mutex
-	taken    uint32 // credits ever taken: by segments that were sent and by those that will be
-	released uint32 // by the peer
-	line     line
-	starved  bool // a try failed
+	mu      *sync.Mutex // the cork's: who sends needs both. It guards what follows
+	taken   uint32      // credits ever taken: by segments that were sent and by those that will be
+	line    line
+	starved bool // a try failed
 }
 
 // A line is where goroutines wait, first come, first served. It needs its owner's lock.
@@ -89,13 +90,17 @@ func (l *line) serve() {
 	c.granted <- struct{}{}
 }
 
-// try takes a credit if there is one that nobody waits for. If there is none, advance reports the next.
+// free reports whether there is a credit that nobody waits for. mu is held.
+func (w *window) free() bool { return w.line.empty() && w.taken-w.released.Load() < w.size }
+
+// try takes a credit if there is one that nobody waits for. If there is none, advance reports the next. mu is held.
 func (w *window) try() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.line.empty() || w.taken-w.released >= w.size {
-		w.starved = true
-		return false
+	if !w.free() {
+		w.hungry.Store(true) // first: what advance releases from now on it looks whether to report
+		if !w.free() {
+			w.starved = true
+			return false
+		}
 	}
 	w.taken++
 	return true
@@ -104,12 +109,14 @@ func (w *window) try() bool {
 // take waits for a credit.
 func (w *window) take(ctx context.Context, e *Endpoint) error {
 	w.mu.Lock()
-	if w.line.empty() && w.taken-w.released < w.size {
+	if w.free() {
 		w.taken++
 		w.mu.Unlock()
 		return nil
 	}
 	c := w.line.join()
+	w.hungry.Store(true)
+	w.hand() // what was released just before
 	w.mu.Unlock()
 	e.recall()
 	var err error
@@ -137,7 +144,7 @@ func (w *window) take(ctx context.Context, e *Endpoint) error {
 
 // hand gives free credits to those who wait. mu is held.
 func (w *window) hand() {
-	for !w.line.empty() && w.taken-w.released < w.size {
+	for !w.line.empty() && w.taken-w.released.Load() < w.size {
 		w.taken++
 		w.line.serve()
 	}
@@ -156,35 +163,35 @@ var errOverRelease = errors.New("more segments released than were sent")
 // advance notes that the peer has released so many segments in all. It reports how many are new, and whether somebody who tried is to be told
 // of credits.
 func (w *window) advance(released uint32) (n uint32, tell bool, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n = released - w.released
+	before := w.released.Load()
+	n = released - before
 	switch {
 	case n == 0:
 		return 0, false, nil
-	case n > w.sent.Load()-w.released:
+	case n > w.sent.Load()-before:
 		return 0, false, errOverRelease
 	}
-	w.released = released
+	w.released.Store(released)
+	if !w.hungry.Load() {
+		return n, false, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.hand()
-	return n, w.reportStarved(), nil
-}
-
-// reportStarved reports once that a credit is there for somebody who failed to get one. mu is held.
-func (w *window) reportStarved() bool {
-	tell := w.starved && w.taken-w.released < w.size
+	tell = w.starved && w.taken-w.released.Load() < w.size // once for all who failed to get one
 	w.starved = w.starved && !tell
-	return tell
+	w.hungry.Store(w.starved || !w.line.empty())
+	return n, tell, nil
 }
 
 // slots counts what a receiver owes: segments that have arrived, of which a prefix is released. As only the prefix counts,
 // segment seq may live at place seq modulo size of a ring in the receiver's memory, whoever wrote it there.
 type slots struct {
 	size    uint32
-	arrived uint32 // number of the next to arrive
-	prefix  uint32 // all before it are released
-	told    uint32 // what the peer knows of prefix
-	places  []place
+	arrived atomic.Uint32 // number of the next to arrive; the receiving goroutine's
+	prefix  atomic.Uint32 // all before it are released; under rx
+	told    atomic.Uint32 // what the peer knows of prefix; under tx
+	places  []place       // under rx
 }
 
 type place struct {
@@ -192,43 +199,48 @@ type place struct {
 	owner *In  // the message that holds it unread
 }
 
-func newSlots(size uint32) slots { return slots{size: size, places: make([]place, size)} }
+func (s *slots) init(size uint32) { s.size, s.places = size, make([]place, size) }
 
 // held is the number of slots that the peer can't use yet.
-func (s *slots) held() uint32 { return s.arrived - s.prefix }
+func (s *slots) held() uint32 { return s.arrived.Load() - s.prefix.Load() }
 
 // crowded reports that more than half of them are.
 func (s *slots) crowded() bool { return s.held() > s.size/2 }
 
 func (s *slots) arrive(seq uint32) error {
+	due := s.arrived.Load()
 	switch {
-	case seq != s.arrived:
-		return fmt.Errorf("segment %d where %d was due", seq, s.arrived)
-	case s.arrived-s.told == s.size:
+	case seq != due:
+		return fmt.Errorf("segment %d where %d was due", seq, due)
+	case due-s.told.Load() == s.size:
 		return fmt.Errorf("more than the %d segments that were granted", s.size)
 	}
-	s.arrived++
+	s.arrived.Store(due + 1)
 	return nil
 }
 
-// release gives a slot back.
+// release gives a slot back. Under rx.
 func (s *slots) release(seq uint32) {
 	s.places[seq%s.size] = place{done: true}
-	for s.prefix != s.arrived && s.places[s.prefix%s.size].done {
-		s.places[s.prefix%s.size].done = false
-		s.prefix++
+	prefix, arrived := s.prefix.Load(), s.arrived.Load()
+	for prefix != arrived && s.places[prefix%s.size].done {
+		s.places[prefix%s.size].done = false
+		prefix++
 	}
+	s.prefix.Store(prefix)
 }
 
 // due reports that the peer should be told without waiting for a segment that goes there anyway: half of its credits would come
-// back, or it has used all it knows of.
+// back, or it has used all it knows of. It may say so too often to who doesn't hold tx: the peer may just be told.
 func (s *slots) due() bool {
-	back := s.prefix - s.told
-	return back > 0 && (back >= s.size/2 || s.arrived-s.told == s.size)
+	told := s.told.Load()
+	back := s.prefix.Load() - told
+	return back > 0 && (back >= s.size/2 || s.arrived.Load()-told >= s.size)
 }
 
-// tell returns the count to put into a header.
+// tell returns the count to put into a header. Under tx.
 func (s *slots) tell() uint32 {
-	s.told = s.prefix
-	return s.prefix
+	prefix := s.prefix.Load()
+	s.told.Store(prefix)
+	return prefix
 }

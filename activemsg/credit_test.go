@@ -3,6 +3,7 @@ package activemsg
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,8 +18,11 @@ func TestDataSlots(t *testing.T) {
 
 func TestSlots(t *testing.T) {
 	for _, base := range []uint32{0, 1<<32 - 3} { // also where numbers wrap
-		s := newSlots(4)
-		s.arrived, s.prefix, s.told = base, base, base
+		var s slots
+		s.init(4)
+		s.arrived.Store(base)
+		s.prefix.Store(base)
+		s.told.Store(base)
 		require.Error(t, s.arrive(base+1))
 		for i := range uint32(4) {
 			require.False(t, s.due())
@@ -46,11 +50,16 @@ func TestSlots(t *testing.T) {
 }
 
 func TestWindow(t *testing.T) {
-	w := window{size: 2}
+	w := window{size: 2, mu: new(sync.Mutex)}
 	e := &Endpoint{done: make(chan struct{})}
 	require.NoError(t, w.take(t.Context(), e))
-	require.True(t, w.try())
-	require.False(t, w.try())
+	try := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.try()
+	}
+	require.True(t, try())
+	require.False(t, try())
 	n, tell, err := w.advance(0)
 	require.NoError(t, err)
 	require.Zero(t, n)
@@ -81,7 +90,7 @@ func TestWindow(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, tell, "it is taken")
 	require.NoError(t, await(t, line[0]))
-	require.False(t, w.try())
+	require.False(t, try())
 	require.Empty(t, line[1])
 	w.giveBack()
 	require.NoError(t, await(t, line[1]))
@@ -90,11 +99,12 @@ func TestWindow(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, await(t, line[2]))
 	require.True(t, tell, "one is left for who tried")
-	require.True(t, w.try())
+	require.True(t, try())
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, w.take(ctx, e), context.Canceled)
+	e.ending.Store(true)
 	close(e.done)
 	require.ErrorIs(t, w.take(t.Context(), e), net.ErrClosed)
 	require.True(t, w.line.empty())
@@ -109,7 +119,9 @@ func TestGrants(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		size := uint32(1) << rapid.IntRange(0, 5).Draw(t, "log size")
-		s, w := newSlots(size), window{size: size}
+		var s slots
+		s.init(size)
+		w := window{size: size, mu: new(sync.Mutex)}
 		var there []uint32  // data under way to the receiver
 		var back []segment  // and to the sender
 		var unread []uint32 // in the receiver's slots

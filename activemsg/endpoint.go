@@ -57,10 +57,11 @@ type Endpoint struct {
 
 	turn turn // over a Poller
 
+	in slots // see there
+
 	rx       sync.Mutex // guards what follows
-	in       slots
-	watching bool   // stall runs
-	mark     uint32 // in.prefix when it was set
+	watching bool       // stall runs
+	mark     uint32     // in.prefix when it was set
 	stall    *time.Timer
 
 	opens   opens // messages that we send
@@ -69,10 +70,9 @@ type Endpoint struct {
 	extract queue
 	msg     Msg // what a quick handler is given
 
-	known  uint32        // what the peer last said that it has released; for the receiving goroutine
-	heard  atomic.Uint64 // segments received, for the heartbeat
-	deaf   atomic.Bool   // the receiving goroutine is busy with what it has received
-	silent int           // beats without one; only the watch looks
+	heard  atomic.Uint64 // for the heartbeat: rises when segments were received, and when they have been handled. Odd in between
+	last   uint64        // heard at the last beat; only the watch looks
+	silent int           // beats without news; only the watch looks
 	owed   owed          // what the keeper is to send
 	rtt    atomic.Int64
 
@@ -123,10 +123,10 @@ func New(carrier Carrier, handlers *Handlers, cfg Config) (*Endpoint, error) {
 	}
 	data := dataSlots(limits)
 	e := &Endpoint{
-		carrier: carrier, handlers: handlers, cfg: cfg, limits: limits,
-		in: newSlots(data), done: make(chan struct{}),
+		carrier: carrier, handlers: handlers, cfg: cfg, limits: limits, done: make(chan struct{}),
 	}
-	e.out.size = data
+	e.in.init(data)
+	e.out.size, e.out.mu = data, &e.cork.mu
 	if limits.Waits != 0 {
 		e.lengths = make([]atomic.Uint32, data)
 	}
@@ -172,6 +172,9 @@ func (e *Endpoint) Done() <-chan struct{} { return e.done }
 
 // Err returns nil as long as the endpoint is good, net.ErrClosed after Close, or a *substrate.Error.
 func (e *Endpoint) Err() error {
+	if !e.ending.Load() {
+		return nil
+	}
 	select {
 	case <-e.done:
 		if e.err == nil {

@@ -87,6 +87,9 @@ func (h *header) parse(b *[HeaderLen]byte, payload int) error {
 	return nil
 }
 
+// seq is the number of a data segment whose header was parsed.
+func (s *Segment) seq() uint32 { return binary.LittleEndian.Uint32(s.Head[8:]) }
+
 func controlLen(kind uint8) int {
 	if kind == controlPost {
 		return advertLen

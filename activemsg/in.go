@@ -189,7 +189,7 @@ func (e *Endpoint) watchSlots() bool {
 		return false
 	}
 	if !e.watching {
-		e.watching, e.mark = true, e.in.prefix
+		e.watching, e.mark = true, e.in.prefix.Load()
 		e.stall.Reset(stallTime)
 	}
 	return true
@@ -200,8 +200,9 @@ func (e *Endpoint) unstall() {
 	wait := stallTime
 	for e.Err() == nil {
 		e.rx.Lock()
-		oldest := e.in.places[e.in.prefix%e.in.size].owner
-		stuck := e.in.prefix == e.mark
+		prefix := e.in.prefix.Load()
+		oldest := e.in.places[prefix%e.in.size].owner
+		stuck := prefix == e.mark
 		switch {
 		case !e.in.crowded() || oldest == nil:
 			// Or the oldest isn't handled yet; handling it will start this again.
@@ -209,7 +210,7 @@ func (e *Endpoint) unstall() {
 			e.rx.Unlock()
 			return
 		case !stuck || wait > stallTime:
-			e.mark = e.in.prefix
+			e.mark = prefix
 			e.stall.Reset(wait)
 			e.rx.Unlock()
 			return
@@ -220,10 +221,11 @@ func (e *Endpoint) unstall() {
 		oldest.move()
 		oldest.mu.Unlock()
 		e.rx.Lock()
-		if e.in.prefix == e.mark {
+		prefix = e.in.prefix.Load()
+		if prefix == e.mark {
 			wait = 10 * stallTime // no room: there is no hurry to look again
 		}
-		e.mark = e.in.prefix
+		e.mark = prefix
 		e.rx.Unlock()
 	}
 }

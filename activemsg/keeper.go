@@ -60,10 +60,7 @@ func (e *Endpoint) keep() {
 		e.owed.ping, e.owed.pong, e.owed.credit = false, false, false
 		e.owed.Unlock()
 
-		e.rx.Lock()
-		due := e.in.due()
-		e.rx.Unlock()
-		if due { // looked at under tx, as it must not be told twice: see ControlSlots
+		if e.in.due() { // looked at under tx, as it must not be told twice: see ControlSlots
 			e.send(header{id: controlGrant, flags: flagControl}, body{})
 		}
 		if pong {
@@ -88,8 +85,8 @@ const beats = 5
 // beat looks whether the peer lives: silence is first answered with a question, then with the end. It is a timer's own goroutine, as
 // the keeper may be waiting for the carrier. It counts beats, not time, so that a pause of this process isn't taken for one of the peer.
 func (e *Endpoint) beat() {
-	if e.heard.Swap(0) > 0 || e.deaf.Load() {
-		e.silent = 0
+	if heard := e.heard.Load(); heard != e.last || heard%2 == 1 {
+		e.last, e.silent = heard, 0
 	} else {
 		e.silent++
 	}

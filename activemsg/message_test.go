@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -287,9 +288,31 @@ func TestQuickReplies(t *testing.T) {
 	each(t, func(t *testing.T, m maker) {
 		var ping, pong Handlers
 		got := make(chan uint64, 1)
-		ping.Quick(idShort, func(m *Msg) { m.Endpoint.TryShort(idReply, m.Args()) })
+		// The slot of the last reply may not be released yet: its handler has told of it before.
+		var mu sync.Mutex
+		var again func() error
+		reply := func() {
+			if err := again(); err == nil || !errors.Is(err, ErrNoCredit) {
+				again = nil
+			}
+		}
+		ping.Quick(idShort, func(m *Msg) {
+			ep, args := m.Endpoint, m.Args()
+			mu.Lock()
+			defer mu.Unlock()
+			again = func() error { return ep.TryShort(idReply, args) }
+			reply()
+		})
+		cfg := calm
+		cfg.OnCredit = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if again != nil {
+				reply()
+			}
+		}
 		pong.Quick(idReply, func(m *Msg) { got <- m.Args()[0] })
-		a, _ := endpoints(t, m, &pong, &ping, calm, calm)
+		a, _ := endpoints(t, m, &pong, &ping, calm, cfg)
 		for i := range uint64(1000) {
 			require.NoError(t, a.Short(within(t), idShort, [4]uint64{i}))
 			require.Equal(t, i, await(t, got))

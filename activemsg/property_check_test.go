@@ -29,7 +29,7 @@ func (s *station) brief() string {
 
 func (s *station) quiet() bool {
 	s.ep.rx.Lock()
-	held, arrived := s.ep.in.held(), s.ep.in.arrived
+	held, arrived := s.ep.in.held(), s.ep.in.arrived.Load()
 	s.ep.rx.Unlock()
 	s.other.ep.cork.mu.Lock()
 	corked := len(s.other.ep.cork.now.heads)

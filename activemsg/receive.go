@@ -14,27 +14,30 @@ func (e *Endpoint) receive() {
 	var batch [16]Segment
 	for {
 		n, err := e.carrier.Recv(batch[:])
-		e.deaf.Store(true)
-		e.heard.Add(uint64(n))
+		e.heard.Add(1)
 		for i := range batch[:n] {
-			if err := e.arrived(&batch[i]); err != nil {
+			spent, err := e.arrived(&batch[i])
+			if err != nil {
 				e.failWith(substrate.Protocol, err)
 				return
+			}
+			if spent {
+				e.release(batch[i].seq(), &batch[i])
 			}
 		}
 		if err != nil {
 			e.failWith(substrate.PathDown, err)
 			return
 		}
-		e.deaf.Store(false)
+		e.heard.Add(1)
 	}
 }
 
-// arrived deals with what concerns the endpoint itself, at once, and hands data on.
-func (e *Endpoint) arrived(seg *Segment) error {
+// arrived deals with what concerns the endpoint itself, at once, and hands data on. It reports whether that is done with, and the slot to be released.
+func (e *Endpoint) arrived(seg *Segment) (spent bool, err error) {
 	var h header
 	if err := h.parse(&seg.Head, len(seg.Payload)); err != nil {
-		return err
+		return false, err
 	}
 	control := h.flags&flagControl != 0
 	var args [4]uint64
@@ -43,31 +46,28 @@ func (e *Endpoint) arrived(seg *Segment) error {
 		e.carrier.Done(seg) // before anything follows from it: see ControlSlots
 	}
 	if err := e.credited(h.released); err != nil {
-		return err
+		return false, err
 	}
 	if control {
-		return e.controlled(&h, args)
+		return false, e.controlled(&h, args)
 	}
-	e.rx.Lock()
-	err := e.in.arrive(h.seq)
-	e.watchSlots()
-	e.rx.Unlock()
-	if err != nil {
-		return err
+	if err := e.in.arrive(h.seq); err != nil {
+		return false, err
+	}
+	if e.in.crowded() {
+		e.rx.Lock()
+		e.watchSlots()
+		e.rx.Unlock()
 	}
 	if e.cfg.Manual {
 		e.extract.push(h, seg)
-		return nil
+		return false, nil
 	}
 	return e.handle(&h, seg)
 }
 
 // credited notes what the peer has released.
 func (e *Endpoint) credited(released uint32) error {
-	if released == e.known {
-		return nil
-	}
-	e.known = released
 	n, tell, err := e.out.advance(released)
 	if err != nil {
 		return err
@@ -123,22 +123,22 @@ func (e *Endpoint) controlled(h *header, args [4]uint64) error {
 	return nil
 }
 
-// handle runs the handler of a data segment or gives it to the one that runs. On an error the slot is lost, with the endpoint.
-func (e *Endpoint) handle(h *header, seg *Segment) error {
+// handle runs the handler of a data segment or gives it to the one that runs. It reports whether nobody needs the segment any more: then it is the
+// caller's to release. On an error the slot is lost, with the endpoint.
+func (e *Endpoint) handle(h *header, seg *Segment) (spent bool, err error) {
 	at := &e.handlers.table[h.id]
 	switch {
 	case at.quick != nil:
 		if h.flags != flagFirst|flagLast {
-			return fmt.Errorf("a message in pieces for quick handler %d", h.id)
+			return false, fmt.Errorf("a message in pieces for quick handler %d", h.id)
 		}
-		e.msg = Msg{Endpoint: e, Payload: seg.Payload}
+		e.msg.Endpoint, e.msg.Payload = e, seg.Payload
 		at.quick(&e.msg)
-		e.release(h.seq, seg)
-		return nil
+		return true, nil
 	case at.stream != nil:
-		return e.stream(h, seg, at.stream)
+		return false, e.stream(h, seg, at.stream)
 	}
-	return fmt.Errorf("no handler %d", h.id)
+	return false, fmt.Errorf("no handler %d", h.id)
 }
 
 // release gives the slot of a data segment back to the peer.
@@ -206,9 +206,13 @@ func (e *Endpoint) Extract(maxBytes int) (n int, more bool) {
 		if !ok {
 			return n, false
 		}
-		if err := e.handle(&w.head, &w.seg); err != nil {
+		spent, err := e.handle(&w.head, &w.seg)
+		if err != nil {
 			e.failWith(substrate.Protocol, err)
 			return n, false
+		}
+		if spent {
+			e.release(w.head.seq, &w.seg)
 		}
 		n += max(len(w.seg.Payload), 1)
 	}

@@ -16,9 +16,11 @@ import (
 
 // A turn is the right to receive, and what was received and is not handled yet.
 type turn struct {
-	mu    sync.Mutex // the turn; guards what follows
-	batch [16]Segment
-	at, n int // batch[at:n] is not handled
+	mu     sync.Mutex // the turn; guards what follows
+	batch  [16]Segment
+	at, n  int        // batch[at:n] is not handled
+	spent  [16]uint16 // what of batch[:at] was handled and is not released, nspent of them
+	nspent int
 
 	wanted atomic.Int32  // goroutines that look, or want to
 	taken  atomic.Uint32 // turns that they took
@@ -36,6 +38,8 @@ const (
 	asideMost = 4 * asideTime
 	// crowdTurns is for how many turns it is remembered that others wait, too.
 	crowdTurns = 64
+	// spentMost is how many messages may have been handled and not released when a turn ends.
+	spentMost = 2
 )
 
 // A Waiter is where one goroutine at a time waits for something that messages bring about. Make it with NewWaiter.
@@ -73,6 +77,9 @@ func (w *Waiter) sleep() {
 	w.state.Store(waiterIdle)
 }
 
+// epoch is where Wait counts from: one clock is read then, where time.Now reads two.
+var epoch = time.Now()
+
 // Wait waits for w.Wake. If the carrier can be polled, the goroutine looks for messages itself for as long as that pays, and quick handlers run
 // in it: so they must take no lock that is held here. After Wake it goes on to handle what has arrived with that as long as more, if not nil,
 // reports true. Wait doesn't end with the endpoint: who waits for Done must Wake.
@@ -87,15 +94,18 @@ func (e *Endpoint) Wait(w *Waiter, more func() bool) {
 	if !w.asked {
 		w.asked, w.look = true, look.New(e.limits.Look)
 	}
-	began := time.Now()
-	if !e.lookFor(w, began, w.look.Limit(), more) {
+	began := time.Since(epoch)
+	woken, took := e.lookFor(w, began, w.look.Limit(), more)
+	if !woken {
 		w.sleep()
+		took = time.Since(epoch) - began
 	}
-	w.look.Took(time.Since(began))
+	w.look.Took(took)
 }
 
-// lookFor takes turns until w was woken, and reports whether it was. After limit it leaves it to others to receive.
-func (e *Endpoint) lookFor(w *Waiter, began time.Time, limit time.Duration, more func() bool) (woken bool) {
+// lookFor takes turns until w was woken, and reports whether it was and how long that took, nearly: to look at the clock when the message is there
+// would be time of the message. After limit it leaves it to others to receive.
+func (e *Endpoint) lookFor(w *Waiter, began, limit time.Duration, more func() bool) (woken bool, took time.Duration) {
 	t := &e.turn
 	if t.wanted.Add(1) > 1 {
 		limit = 0 // somebody else looks, for us, too
@@ -113,7 +123,11 @@ func (e *Endpoint) lookFor(w *Waiter, began time.Time, limit time.Duration, more
 		} else {
 			woken = w.woken() // the receiving goroutine is about to go aside
 		}
-		if woken || time.Since(began) >= limit {
+		if woken {
+			took += look.Burst / 2
+			break
+		}
+		if took = time.Since(epoch) - began; took >= limit {
 			break
 		}
 		runtime.Gosched()
@@ -122,7 +136,7 @@ func (e *Endpoint) lookFor(w *Waiter, began time.Time, limit time.Duration, more
 		t.crowd.Add(-1)
 		e.recall()
 	}
-	return woken
+	return woken, took
 }
 
 // handleFor polls and handles what has come, until w was woken. It needs the turn.
@@ -142,18 +156,32 @@ func (e *Endpoint) handleFor(w *Waiter, more func() bool) (woken bool, err error
 			}
 		}
 	}
+	if t.nspent > 0 && (t.nspent > spentMost || !t.standing.Load() || e.ending.Load()) {
+		e.settle()
+	}
 	return woken, nil
+}
+
+// settle releases what was handled. Who has waited for a message has it before that: he does so when he looks for the next one, or the receiving
+// goroutine when it is back from standing aside. It needs the turn.
+func (e *Endpoint) settle() {
+	t := &e.turn
+	for _, i := range t.spent[:t.nspent] {
+		seg := &t.batch[i]
+		e.release(seg.seq(), seg)
+	}
+	t.nspent = 0
 }
 
 // poll fills the batch if all of it was handled. It needs the turn. On an error the endpoint has ended.
 func (e *Endpoint) poll(d time.Duration) error {
 	t := &e.turn
+	e.settle()
 	if t.at < t.n {
 		return nil
 	}
 	n, err := e.poller.Poll(t.batch[:], d)
 	t.at, t.n = 0, n
-	e.heard.Add(uint64(n))
 	if err != nil {
 		e.failWith(substrate.PathDown, err)
 	}
@@ -163,14 +191,19 @@ func (e *Endpoint) poll(d time.Duration) error {
 // handleNext handles one segment. It needs the turn.
 func (e *Endpoint) handleNext() error {
 	t := &e.turn
+	i := t.at
 	t.at++
-	e.deaf.Store(true)
-	err := e.arrived(&t.batch[t.at-1])
+	e.heard.Add(1)
+	spent, err := e.arrived(&t.batch[i])
 	if err != nil {
 		e.failWith(substrate.Protocol, err)
 		return err
 	}
-	e.deaf.Store(false)
+	if spent {
+		t.spent[t.nspent] = uint16(i)
+		t.nspent++
+	}
+	e.heard.Add(1)
 	return nil
 }
 
@@ -232,6 +265,7 @@ func (e *Endpoint) takeTurn(arm bool) (n int, err error) {
 			return n, err
 		}
 	}
+	e.settle()
 	return n, nil
 }
 

@@ -77,7 +77,8 @@ func TestWaitMore(t *testing.T) {
 	require.NoError(t, err)
 	defer a.Close()
 	// No receiving goroutine: only Wait receives.
-	b.carrier, b.handlers, b.limits, b.in, b.done = y, &h, y.Limits(), newSlots(dataSlots(y.Limits())), make(chan struct{})
+	b.carrier, b.handlers, b.limits, b.done = y, &h, y.Limits(), make(chan struct{})
+	b.in.init(dataSlots(y.Limits()))
 	b.poller = y.(Poller)
 	b.turn.back = make(chan struct{}, 1)
 	b.owed.kick = make(chan struct{}, 1)
