@@ -56,6 +56,7 @@ func copies(t *testing.T, a, b *Substrate, at string) {
 	require.NoError(t, err)
 	defer l.Close()
 	from, to := joinTo(t, a, l)
+	await(t, from.p.trial.over) // which copies
 	before := from.p.carrier.(*deviceCarrier).Stats()
 	const size = 4 << 20
 	want := bytes.Repeat([]byte("sixteen bytes.. "), size/16)

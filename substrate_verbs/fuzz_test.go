@@ -82,7 +82,7 @@ func FuzzMessages(f *testing.F) {
 			payload := in[2 : 2+n]
 			in = in[2+n:]
 			on := map[uint8]func(*activemsg.Msg) error{
-				msgOpen: y.p.onOpen, msgOpened: y.p.onOpened, msgData: y.p.onData, msgTaken: y.p.onTaken, msgEnd: y.p.onEnd,
+				msgOpen: y.p.onOpen, msgOpened: y.p.onOpened, msgData: func(m *activemsg.Msg) error { return y.p.data(m.Payload) }, msgTaken: y.p.onTaken, msgEnd: y.p.onEnd,
 			}[id]
 			if on == nil {
 				continue
@@ -96,7 +96,7 @@ func FuzzMessages(f *testing.F) {
 		require.LessOrEqual(t, y.p.live, maxLinks)
 		y.p.mu.Unlock()
 		y.snd.Lock()
-		require.LessOrEqual(t, y.taken.Load(), y.sent)
+		require.LessOrEqual(t, y.taken.Load(), y.sent.Load())
 		y.snd.Unlock()
 		y.rcv.Lock()
 		require.LessOrEqual(t, uint64(y.in.Len()), y.grant)

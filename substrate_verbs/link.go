@@ -13,6 +13,7 @@ import (
 
 	"github.com/sockemu/sockemu/activemsg"
 	"github.com/sockemu/sockemu/internal/blocks"
+	"github.com/sockemu/sockemu/internal/sys"
 	"github.com/sockemu/sockemu/substrate"
 )
 
@@ -51,12 +52,14 @@ type link struct {
 	sendWait *activemsg.Waiter
 	sendBy   deadline
 
-	snd    sync.Mutex  // guards what follows
-	out    blocks.List // from what the peer's end has taken to sent
-	sent   uint64
-	window uint64 // bytes that may be sent and not taken; it never shrinks
-	frozen bool   // Kept may be called: blocks stay
-	taken  atomic.Uint64
+	snd    sync.Mutex    // guards what follows
+	out    blocks.List   // from what the peer's end has taken to sent; Send frees the last few bytes when it is next called
+	sent   atomic.Uint64 // written under it
+	window uint64        // bytes that may be sent and not taken; it never shrinks
+	frozen bool          // Kept may be called: blocks stay
+
+	taken atomic.Uint64 // the handlers'
+	loose uint64        // theirs, too: bytes of out that were taken and perhaps not freed
 
 	receiving sync.Mutex
 	recvWait  *activemsg.Waiter
@@ -96,7 +99,12 @@ func newLink(p *peer, id uint32) *link {
 // Send copies bufs into the memory of the queue pair and transmits them in segments, as far as the window and the credits allow.
 func (l *link) Send(_ uint64, bufs [][]byte) (n int, err error) {
 	l.sending.Lock()
-	defer l.sending.Unlock()
+	n, err = l.send(bufs)
+	l.sending.Unlock()
+	return n, err
+}
+
+func (l *link) send(bufs [][]byte) (n int, err error) {
 	rest := cursor{bufs: bufs}
 	for {
 		if err := l.sendable(); err != nil {
@@ -136,9 +144,17 @@ func (c *cursor) done() bool {
 // fill copies the next segment to where it stays until it is taken, and returns its offset and length.
 func (l *link) fill(c *cursor) (off uint64, n int) {
 	l.snd.Lock()
-	defer l.snd.Unlock()
-	off = l.sent
-	most := int(min(l.window-min(l.window, l.sent-l.taken.Load()), uint64(l.p.most)))
+	off = l.sent.Load()
+	taken := l.taken.Load()
+	if taken > off { // of what unfill has taken back
+		l.snd.Unlock()
+		l.p.protocol(errTakenTooMuch)
+		return off, 0
+	}
+	if !l.frozen {
+		l.out.Release(taken)
+	}
+	most := int(min(l.window-min(l.window, off-taken), uint64(l.p.most)))
 	for n < most && !c.done() {
 		b := c.bufs[0][c.skip:]
 		b = b[:min(len(b), most-n)]
@@ -146,8 +162,9 @@ func (l *link) fill(c *cursor) (off uint64, n int) {
 		c.skip += len(b)
 		n += len(b)
 	}
-	l.sent += uint64(n)
+	sys.StoreRelease(&l.sent, off+uint64(n))
 	l.views = l.out.View(append(l.views[:0], nil), off, n)
+	l.snd.Unlock()
 	return off, n
 }
 
@@ -160,7 +177,7 @@ func (l *link) unfill(off uint64) {
 		return
 	}
 	l.out.Cut(off)
-	l.sent = off
+	l.sent.Store(off)
 }
 
 // transmit sends what fill has put into views, and waits for a credit if there is none.
@@ -228,7 +245,12 @@ func (l *link) Recv(p []byte) (n int, err error) {
 		return 0, nil
 	}
 	l.receiving.Lock()
-	defer l.receiving.Unlock()
+	n, err = l.recv(p)
+	l.receiving.Unlock()
+	return n, err
+}
+
+func (l *link) recv(p []byte) (n int, err error) {
 	for {
 		ctl := l.ctl.Load()
 		if ctl != 0 {
@@ -290,7 +312,8 @@ func (l *link) Drain(p []byte) (int, error) {
 
 // took notes that the user has n more bytes, and reports whether the peer is to hear of it at once, because it is much. Under rcv.
 func (l *link) took(n int) (due bool) {
-	got := l.got.Add(uint64(n))
+	got := l.got.Load() + uint64(n)
+	sys.StoreRelease(&l.got, got)
 	due = got-l.told.Load() >= l.grant/4
 	if due && got-l.grownAt >= 2*l.grant && l.p.s.more(l.grant) {
 		l.grant *= 2
@@ -335,10 +358,11 @@ func (l *link) Gather() int {
 func (l *link) Kept(from uint64) [][]byte {
 	l.snd.Lock()
 	defer l.snd.Unlock()
-	if from < l.out.Start() || from >= l.sent {
+	sent := l.sent.Load()
+	if from < l.out.Start() || from >= sent {
 		return nil
 	}
-	return l.out.View(nil, from, int(l.sent-from))
+	return l.out.View(nil, from, int(sent-from))
 }
 
 // tell raises a bit of ctl and wakes whoever waits. It returns the bits from before.

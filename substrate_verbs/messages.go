@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/internal/blocks"
 )
 
 // The messages between two processes, by handler. Each is one segment. Numbers are little-endian; those of Short have four u64.
@@ -54,7 +55,7 @@ func (p *peer) handlers() *activemsg.Handlers {
 	}
 	on(msgOpen, p.onOpen)
 	on(msgOpened, p.onOpened)
-	on(msgData, p.onData)
+	h.Quick(msgData, p.onData)
 	on(msgTaken, p.onTaken)
 	on(msgEnd, p.onEnd)
 	on(msgTry, p.onTry)
@@ -151,31 +152,44 @@ func (p *peer) onOpened(m *activemsg.Msg) error {
 	return nil
 }
 
-func (p *peer) onData(m *activemsg.Msg) error {
-	if len(m.Payload) <= dataHead {
-		return fmt.Errorf("a segment of %d bytes", len(m.Payload))
+func (p *peer) onData(m *activemsg.Msg) {
+	if err := p.data(m.Payload); err != nil {
+		p.protocol(err)
 	}
-	l := p.find(uint64(binary.LittleEndian.Uint32(m.Payload)))
-	if l == nil {
-		return errNoLink
+}
+
+func (p *peer) data(b []byte) error {
+	switch {
+	case !p.good.Load():
+		return errUnverified
+	case len(b) <= dataHead:
+		return fmt.Errorf("a segment of %d bytes", len(b))
+	}
+	id := binary.LittleEndian.Uint32(b)
+	l := p.hot.Load()
+	if l == nil || l.id != id {
+		if l = p.find(uint64(id)); l == nil {
+			return errNoLink
+		}
 	}
 	taken := l.taken.Load()
-	if ahead := int32(binary.LittleEndian.Uint32(m.Payload[4:]) - uint32(taken)); ahead > 0 {
-		if err := l.onTaken(taken+uint64(ahead), 0); err != nil {
+	if ahead := int32(binary.LittleEndian.Uint32(b[4:]) - uint32(taken)); ahead > 0 {
+		if err := l.onAhead(taken, uint64(ahead)); err != nil {
 			return err
 		}
 	}
-	return l.onData(m.Payload[dataHead:])
+	return l.onData(b[dataHead:])
 }
 
 // onData puts what has come to where it is waited for, or keeps it.
 func (l *link) onData(b []byte) error {
 	l.rcv.Lock()
-	defer l.rcv.Unlock()
 	if l.over {
+		l.rcv.Unlock()
 		return nil
 	}
 	if l.arrived+uint64(len(b))-l.got.Load() > l.grant {
+		l.rcv.Unlock()
 		return errOverrun
 	}
 	l.arrived += uint64(len(b))
@@ -193,6 +207,29 @@ func (l *link) onData(b []byte) error {
 	if len(b) > 0 {
 		l.in.Append(l.in.End(), b)
 	}
+	l.rcv.Unlock()
+	return nil
+}
+
+// looseMost is how many bytes may lie in a link's memory although the peer's end has taken them.
+const looseMost = blocks.Small
+
+// onAhead notes that the peer's end has taken so many bytes more. A few are left to the next Send to free: it needs the lock anyway.
+func (l *link) onAhead(taken, ahead uint64) error {
+	taken += ahead
+	if taken > l.sent.Load() {
+		return errTakenTooMuch
+	}
+	l.taken.Store(taken)
+	if l.loose += ahead; l.loose > looseMost {
+		l.loose = 0
+		l.snd.Lock()
+		if !l.frozen {
+			l.out.Release(min(taken, l.sent.Load()))
+		}
+		l.snd.Unlock()
+	}
+	l.sendWait.Wake()
 	return nil
 }
 
@@ -208,7 +245,7 @@ func (p *peer) onTaken(m *activemsg.Msg) error {
 // onTaken notes what the peer's end has taken, and that its window is so large now. Older news come late, and say nothing.
 func (l *link) onTaken(taken, window uint64) error {
 	l.snd.Lock()
-	if taken > l.sent {
+	if taken > l.sent.Load() {
 		l.snd.Unlock()
 		return errTakenTooMuch
 	}
@@ -234,6 +271,7 @@ func (p *peer) onEnd(m *activemsg.Msg) error {
 		return errNoLink
 	}
 	l.endGot = true
+	p.hot.Store(nil)
 	if l.endSent {
 		p.drop(l)
 	}

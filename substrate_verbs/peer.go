@@ -62,6 +62,9 @@ type peer struct {
 	verified chan struct{}
 	good     atomic.Bool // verified
 
+	// hot is the link that data came for last, as long as find would find it: so mu isn't needed for it. Written under mu.
+	hot atomic.Pointer[link]
+
 	mu      sync.Mutex
 	links   []*link
 	free    []uint32
@@ -304,6 +307,7 @@ func (p *peer) find(id uint64) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l := p.at(id); l != nil && l.state == stateOpen && !l.endGot {
+		p.hot.Store(l)
 		return l
 	}
 	return nil
@@ -311,6 +315,7 @@ func (p *peer) find(id uint64) *link {
 
 // drop frees a link's number: nothing more comes for it. Under mu.
 func (p *peer) drop(l *link) {
+	p.hot.Store(nil)
 	if !p.buried { // else there are no numbers any more
 		p.links[l.id] = nil
 		p.free = append(p.free, l.id)
