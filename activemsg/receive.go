@@ -1,6 +1,7 @@
 package activemsg
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -35,6 +36,19 @@ func (e *Endpoint) receive() {
 
 // arrived deals with what concerns the endpoint itself, at once, and hands data on. It reports whether that is done with, and the slot to be released.
 func (e *Endpoint) arrived(seg *Segment) (spent bool, err error) {
+	if quick := e.plain(seg); quick != nil {
+		if released := binary.LittleEndian.Uint32(seg.Head[12:]); released != e.out.released.Load() {
+			if err := e.credited(released); err != nil {
+				return false, err
+			}
+		}
+		if err := e.came(seg.seq()); err != nil {
+			return false, err
+		}
+		e.msg.Endpoint, e.msg.Payload = e, seg.Payload
+		quick(&e.msg)
+		return true, nil
+	}
 	var h header
 	if err := h.parse(&seg.Head, len(seg.Payload)); err != nil {
 		return false, err
@@ -51,19 +65,36 @@ func (e *Endpoint) arrived(seg *Segment) (spent bool, err error) {
 	if control {
 		return false, e.controlled(&h, args)
 	}
-	if err := e.in.arrive(h.seq); err != nil {
+	if err := e.came(h.seq); err != nil {
 		return false, err
-	}
-	if e.in.crowded() {
-		e.rx.Lock()
-		e.watchSlots()
-		e.rx.Unlock()
 	}
 	if e.cfg.Manual {
 		e.extract.push(h, seg)
 		return false, nil
 	}
 	return e.handle(&h, seg)
+}
+
+// plain returns the handler of a segment that is a whole message for a quick one, as most are, and may run now. What parse would check is checked.
+func (e *Endpoint) plain(seg *Segment) func(*Msg) {
+	if e.cfg.Manual || binary.LittleEndian.Uint32(seg.Head[:])>>8 != flagFirst|flagLast ||
+		uint64(binary.LittleEndian.Uint32(seg.Head[4:])) != uint64(len(seg.Payload)) {
+		return nil
+	}
+	return e.handlers.table[seg.Head[0]].quick
+}
+
+// came counts a data segment.
+func (e *Endpoint) came(seq uint32) error {
+	if err := e.in.arrive(seq); err != nil {
+		return err
+	}
+	if e.in.crowded() {
+		e.rx.Lock()
+		e.watchSlots()
+		e.rx.Unlock()
+	}
+	return nil
 }
 
 // credited notes what the peer has released.

@@ -155,6 +155,16 @@ func (l *link) fill(c *cursor) (off uint64, n int) {
 		l.out.Release(taken)
 	}
 	most := int(min(l.window-min(l.window, off-taken), uint64(l.p.most)))
+	if len(c.bufs) == 1 && len(c.bufs[0]) <= min(most, blocks.Small) && c.skip == 0 { // as most are
+		if at := l.out.AppendWhole(c.bufs[0]); at != nil {
+			n = len(at)
+			c.skip = n
+			sys.StoreRelease(&l.sent, off+uint64(n))
+			l.views = append(l.views[:0], nil, at)
+			l.snd.Unlock()
+			return off, n
+		}
+	}
 	for n < most && !c.done() {
 		b := c.bufs[0][c.skip:]
 		b = b[:min(len(b), most-n)]

@@ -55,7 +55,11 @@ func (p *peer) handlers() *activemsg.Handlers {
 	}
 	on(msgOpen, p.onOpen)
 	on(msgOpened, p.onOpened)
-	h.Quick(msgData, p.onData)
+	h.Quick(msgData, func(m *activemsg.Msg) { // itself, as it is what most messages are
+		if err := p.data(m.Payload); err != nil {
+			p.protocol(err)
+		}
+	})
 	on(msgTaken, p.onTaken)
 	on(msgEnd, p.onEnd)
 	on(msgTry, p.onTry)
@@ -152,12 +156,7 @@ func (p *peer) onOpened(m *activemsg.Msg) error {
 	return nil
 }
 
-func (p *peer) onData(m *activemsg.Msg) {
-	if err := p.data(m.Payload); err != nil {
-		p.protocol(err)
-	}
-}
-
+// data is the handler of msgData.
 func (p *peer) data(b []byte) error {
 	switch {
 	case !p.good.Load():

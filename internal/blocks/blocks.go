@@ -63,6 +63,22 @@ func (l *List) Append(off uint64, p []byte) {
 	}
 }
 
+// AppendWhole is Append of p at the end if all of it fits into the last block. It returns where it lies there, nil if it was not added.
+func (l *List) AppendWhole(p []byte) []byte {
+	if l.head == len(l.blocks) {
+		return nil
+	}
+	t := l.blocks[len(l.blocks)-1]
+	if len(p) > len(t.Buf)-t.w {
+		return nil
+	}
+	at := t.Buf[t.w : t.w+len(p)]
+	copy(at, p)
+	t.w += len(p)
+	l.n += len(p)
+	return at
+}
+
 func (l *List) push(t *Block) {
 	if l.head > 0 && len(l.blocks) == cap(l.blocks) {
 		k := copy(l.blocks, l.blocks[l.head:])

@@ -70,6 +70,24 @@ func (m *model) Append(t *rapid.T) {
 	clear(p) // the list has its own copy
 }
 
+func (m *model) AppendWhole(t *rapid.T) {
+	p := make([]byte, m.size(t, "n"))
+	for i := range p {
+		p[i] = m.next
+		m.next += 3
+	}
+	at := m.b.AppendWhole(p)
+	if at == nil {
+		return
+	}
+	require.True(t, bytes.Equal(p, at))
+	m.data = append(m.data[:len(m.data):len(m.data)], p...)
+	if len(p) > 0 {
+		v := m.b.View(nil, m.b.End()-uint64(len(p)), len(p))
+		require.Same(t, &v[0][0], &at[0])
+	}
+}
+
 func (m *model) Release(t *rapid.T) {
 	over := 0
 	if rapid.IntRange(0, 5).Draw(t, "beyond") == 0 {
@@ -145,7 +163,7 @@ func TestList(t *testing.T) {
 		pool := new(heap)
 		m := &model{pool: pool, b: New(pool, 0)}
 		t.Repeat(map[string]func(*rapid.T){
-			"append": m.Append, "append again": m.Append, "release": m.Release, "read": m.Read, "cut": m.Cut, "view": m.View, "clear": m.Clear, "": m.Check,
+			"append": m.Append, "append again": m.Append, "append whole": m.AppendWhole, "release": m.Release, "read": m.Read, "cut": m.Cut, "view": m.View, "clear": m.Clear, "": m.Check,
 		})
 		m.b.Clear()
 		require.Zero(t, pool.used)
