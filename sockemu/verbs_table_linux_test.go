@@ -50,13 +50,17 @@ func TestDeviceTable(t *testing.T) {
 	for _, c := range courses {
 		fmt.Fprintf(w, "%s RTT us\t%s MB/s\t", c.name, c.name)
 	}
-	fmt.Fprintln(w, "bare/verbs RTT\tverbs/bare MB/s\trsocket/verbs RTT\tverbs/rsocket MB/s\t")
+	fmt.Fprintln(w, "bare/verbs RTT\tverbs/bare MB/s\trsocket/verbs RTT\tverbs/rsocket MB/s\tleast RTT bare\tverbs\tbare/verbs\t")
 	for n := 128; n <= 32<<10; n *= 2 {
 		rtts, rates := make([][]float64, len(courses)), make([][]float64, len(courses))
+		least := make([]time.Duration, len(courses)) // undisturbed: what else runs on the machine matters little for it
 		for range reps {
 			for i, c := range courses {
 				d := c.ping(n, pings)
 				slices.Sort(d)
+				if least[i] == 0 || d[0] < least[i] {
+					least[i] = d[0]
+				}
 				rtts[i] = append(rtts[i], float64(d[len(d)/2])/1e3)
 				count := max(16, min(400, 512<<10/n))
 				rates[i] = append(rates[i], float64(n*count)/c.flood(n, count).Seconds()/1e6)
@@ -73,7 +77,7 @@ func TestDeviceTable(t *testing.T) {
 			fmt.Fprintf(w, "%.0f\t%.1f\t", rtts[i][reps/2], rates[i][reps/2])
 		}
 		fmt.Fprint(w, ratios.String())
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "%.1f\t%.1f\t%.2f\t\n", float64(least[0])/1e3, float64(least[1])/1e3, float64(least[0])/float64(least[1]))
 	}
 	w.Flush()
 	for line := range strings.Lines(out.String()) {
