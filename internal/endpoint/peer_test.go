@@ -103,3 +103,26 @@ func TestNewAddress(t *testing.T) {
 		}
 	})
 }
+
+// TestLateAcknowledgement: one that was to leave on a control channel which was lost meanwhile doesn't hold up those that follow.
+func TestLateAcknowledgement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t, fault.Config{Seed: 1}, Config{})
+		c.alive(t)
+		time.Sleep(time.Second)
+		say := func() {
+			_, err := c.a.Write(make([]byte, 100))
+			require.NoError(t, err)
+			require.NoError(t, readFull(c.b, make([]byte, 100)))
+		}
+		say()
+		require.NotEqual(t, c.a.Snapshot().Sent, c.a.Snapshot().Acked, "it waits for company")
+		_, ch := channelTo(c.ea, c.eb.proc)
+		ch.close(errors.New("cut"))
+		time.Sleep(time.Second)
+		require.True(t, c.a.Attached() && c.b.Attached())
+		say()
+		time.Sleep(2 * c.ea.cfg.Session.AckDelay)
+		require.Equal(t, c.a.Snapshot().Sent, c.a.Snapshot().Acked)
+	})
+}

@@ -50,7 +50,8 @@ func (s *Session) Attached() bool {
 func (s *Session) setChannel(ch Channel) {
 	if s.ch != ch {
 		s.ch = ch
-		s.slot.Store(nil) // its page belongs to the channel
+		s.slot.Store(nil)      // its page belongs to the channel
+		s.lateAck.Store(false) // and a channel that is lost flushes nobody any more
 		s.watchPath()
 	}
 }
