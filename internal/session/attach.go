@@ -36,6 +36,7 @@ func (s *Session) Share(ch Channel, sl *samehost.Slot) {
 	if s.ch == ch && !s.ended {
 		sl.Publish(s.got.Load())
 		s.slot.Store(sl)
+		s.canTx.raise() // a Write that waits has to ask there from now on
 	}
 	s.mu.Unlock()
 }
