@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/gid"
+	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate/fault"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -124,5 +125,55 @@ func TestLateAcknowledgement(t *testing.T) {
 		say()
 		time.Sleep(2 * c.ea.cfg.Session.AckDelay)
 		require.Equal(t, c.a.Snapshot().Sent, c.a.Snapshot().Acked)
+	})
+}
+
+// used returns the control channel that s uses.
+func used(e *Endpoint, s *session.Session) *channel {
+	for _, c := range e.openChannels() {
+		if s.Uses(c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// TestTwoChannels: where each end looks after a control channel, as after the acceptor's end has moved, both use the same one: what one says on
+// the page of a channel the other must read.
+func TestTwoChannels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t, fault.Config{Seed: 1}, Config{})
+		_, err := c.ea.Listen(t.Context(), "a:1", Plain{})
+		require.NoError(t, err)
+		c.n.All().Shape(fault.Both, fault.Shape{Delay: 10 * time.Millisecond})
+		c.a, c.b = c.connect(t)
+		c.alive(t)
+		c.eb.mu.Lock()
+		en := c.eb.sessions[endOf(c.b)]
+		en.imported, en.reach = true, true
+		c.eb.mu.Unlock()
+		c.eb.Bound(c.b)
+		for range 10 {
+			time.Sleep(10 * time.Second)
+			a, b := used(c.ea, c.a), used(c.eb, c.b)
+			require.NotNil(t, a)
+			require.NotNil(t, b)
+			require.Equal(t, a.binding, b.binding)
+			require.True(t, a.dialed, "the initiator's")
+			c.n.CutAll()
+		}
+		// When only the acceptor's is left that is used.
+		time.Sleep(time.Second)
+		p, ch := channelTo(c.ea, c.eb.proc)
+		p.mu.Lock()
+		p.backoff = time.Hour
+		p.mu.Unlock()
+		ch.close(errors.New("cut"))
+		time.Sleep(100 * time.Millisecond)
+		a, b := used(c.ea, c.a), used(c.eb, c.b)
+		require.NotNil(t, a)
+		require.NotNil(t, b)
+		require.Equal(t, a.binding, b.binding)
+		c.alive(t)
 	})
 }

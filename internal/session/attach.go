@@ -48,6 +48,13 @@ func (s *Session) Attached() bool {
 	return s.ch != nil
 }
 
+// Uses reports whether ch is the control channel in use.
+func (s *Session) Uses(ch Channel) bool {
+	s.mu.Peek()
+	defer s.mu.Unlock()
+	return s.ch == ch
+}
+
 func (s *Session) setChannel(ch Channel) {
 	if s.ch != ch {
 		s.ch = ch
