@@ -113,7 +113,7 @@ func explainLosers(cs []Candidate, chosen Path) {
 		case c.preference != won.preference:
 			c.Reason = "the policy prefers " + won.Substrate
 		case c.score > 0 && won.score > 0:
-			c.Reason = fmt.Sprintf("costs %.2f of %s", c.score/won.score, won.Substrate)
+			c.Reason = fmt.Sprintf("costs %.2f times as much as %s", c.score/won.score, won.Substrate)
 		}
 	}
 }

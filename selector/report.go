@@ -53,8 +53,12 @@ func (t *Table) Report(now time.Time, policy Policy, w Weights, curve []int) Rep
 
 // choose picks the best candidate, or the base path if none was measured and the policy allows it.
 func choose(cs []Candidate, w Weights, policy Policy, base string) Choice {
+	among := ""
+	if len(policy.Deny) > 0 { // others may work as well
+		among = " of those that the policy admits (policy " + policy.String() + ")"
+	}
 	if len(cs) > 0 && cs[0].OK {
-		best := Choice{Path: cs[0].Path, Why: "the only path that works"}
+		best := Choice{Path: cs[0].Path, Why: "the only path that works" + among}
 		switch {
 		case cs[0].Tier == Pinned:
 			best.Why = "pinned (policy " + policy.String() + ")"
@@ -77,5 +81,5 @@ func choose(cs []Candidate, w Weights, policy Policy, base string) Choice {
 	if policy.Required() {
 		return Choice{Why: "what is pinned can't be had (policy " + policy.String() + ")"}
 	}
-	return Choice{Why: "no candidate works"}
+	return Choice{Why: "no candidate works" + among}
 }

@@ -70,7 +70,7 @@ func TestChoice(t *testing.T) {
 	}
 	require.Equal(t, Choice{tcp, "the base path; nothing is measured yet"}, choice("auto"))
 	require.Equal(t, Choice{Why: "what is pinned can't be had (policy pin:verbs)"}, choice("verbs"))
-	require.Equal(t, Choice{Why: "no candidate works"}, choice("!tcp"))
+	require.Equal(t, Choice{Why: "no candidate works of those that the policy admits (policy deny:tcp)"}, choice("!tcp"))
 	l.fixed(tcp, tcpCost)
 	l.fixed(udp, udpCost)
 	l.fixed(shm, shmCost)
@@ -79,9 +79,9 @@ func TestChoice(t *testing.T) {
 	require.Regexp(t, `^\d\.\dx faster than tcp \(score \d\.\d us to \d+\.\d us\)$`, choice("auto").Why)
 	require.Equal(t, Choice{udp, "pinned (policy pin:udp)"}, choice("udp"))
 	require.Equal(t, Choice{tcp, "preferred (policy prefer:tcp)"}, choice("prefer:tcp"))
-	require.Equal(t, Choice{udp, "the only path that works"}, choice("deny:tcp,shm"))
+	require.Equal(t, Choice{udp, "the only path that works of those that the policy admits (policy deny:tcp,shm)"}, choice("deny:tcp,shm"))
 	r := l.table.Report(l.now, Policy{}, StartWeights, nil)
-	require.Regexp(t, `^costs \d\.\d\d of shm$`, r.Candidates[1].Reason)
+	require.Regexp(t, `^costs \d\.\d\d times as much as shm$`, r.Candidates[1].Reason)
 }
 
 func TestDecisionJSON(t *testing.T) {

@@ -232,7 +232,7 @@ func (l listing) table(b *bytes.Buffer, now time.Time) {
 		return
 	}
 	if l.total > 0 {
-		fmt.Fprintf(b, "none of %d connection%s is meant\n", l.total, plural(l.total))
+		fmt.Fprintf(b, "none of %d connection%s matches\n", l.total, plural(l.total))
 		return
 	}
 	for _, p := range l.Processes {

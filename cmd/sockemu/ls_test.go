@@ -125,7 +125,7 @@ func TestLsFilters(t *testing.T) {
 		require.Equal(t, c.want, got, c.args)
 		if c.want == nil {
 			_, out, _ = output(t, append([]string{"ls"}, c.args...)...)
-			require.Contains(t, out, "none of 2 connections is meant")
+			require.Contains(t, out, "none of 2 connections matches")
 		}
 	}
 	for _, args := range [][]string{{"--state", "down"}, {"--substrate", "sctp"}, {"--role", "server"}, {"--pid=-1"}} {
