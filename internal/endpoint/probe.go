@@ -61,7 +61,7 @@ func (e unansweredProbe) Error() string {
 	if e.bytes <= probePing {
 		return fmt.Sprintf("no answer in time to %d bytes: the peer is stopped or overloaded, or the path loses packets", e.bytes)
 	}
-	return fmt.Sprintf("no answer in time to %d bytes, but to %d: does the path lose large packets?", e.bytes, probePing)
+	return fmt.Sprintf("no answer in time to %d bytes, but to %d: the peer has stopped or is overloaded, or the path loses large packets", e.bytes, probePing)
 }
 
 func (e unansweredProbe) Unwrap() error { return e.err }

@@ -17,7 +17,7 @@ import (
 func TestUnansweredProbe(t *testing.T) {
 	for n, want := range map[int]string{
 		probePing: "no answer in time to 64 bytes: the peer is stopped or overloaded, or the path loses packets",
-		longTrain: "no answer in time to 2097152 bytes, but to 64: does the path lose large packets?",
+		longTrain: "no answer in time to 2097152 bytes, but to 64: the peer has stopped or is overloaded, or the path loses large packets",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			net := fault.New(fault.Config{})
