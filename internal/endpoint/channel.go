@@ -103,7 +103,7 @@ func (c *channel) Proc() gid.ProcessID { return c.proc }
 func (c *channel) Post(r *wire.Record) {
 	c.mu.Lock()
 	most := maxQueue
-	if !c.dialed && (len(c.attached) == 0 || c.e.queued.Load() >= c.e.queueMost) {
+	if !c.dialed && (len(c.attached) == 0 || c.e.queued.Load() >= c.e.queueMost.Load()) {
 		most = maxStranger
 	}
 	if c.err == nil && len(c.queue) < most {

@@ -54,7 +54,7 @@ type Endpoint struct {
 	total totals
 
 	queued    atomic.Int64 // bytes that wait on control channels
-	queueMost int64        // see maxQueued
+	queueMost atomic.Int64 // see maxQueued; tests change it
 }
 
 type counts struct {
@@ -67,7 +67,7 @@ func New(cfg Config) *Endpoint {
 	cfg = cfg.withDefaults()
 	e := &Endpoint{
 		cfg: cfg, proc: gid.NewProcessID(), psk: clusterPSK(cfg.ClusterKey), log: cfg.Session.Logger,
-		pool: session.NewPool(cfg.MemoryBudget), queueMost: maxQueued, slots: make(chan struct{}, cfg.MaxHandshakes), probing: make(chan struct{}, probesServed), moving: make(chan struct{}, moves),
+		pool: session.NewPool(cfg.MemoryBudget), slots: make(chan struct{}, cfg.MaxHandshakes), probing: make(chan struct{}, probesServed), moving: make(chan struct{}, moves),
 		sessions: make(map[end]*entry), peers: make(map[gid.ProcessID]*peer), channels: make(map[*channel]struct{}),
 		listeners: make(map[*Listener]struct{}), imported: make(map[importKey]struct{}), links: make(map[substrate.Link]struct{}),
 	}
@@ -75,6 +75,7 @@ func New(cfg Config) *Endpoint {
 	for _, o := range cfg.Others {
 		e.subs[o.Substrate.Name()] = o.Substrate
 	}
+	e.queueMost.Store(maxQueued)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if !cfg.NoSharing && !cfg.Session.Seal {
 		h, err := samehost.Listen(e.proc, e.takePage)

@@ -85,7 +85,7 @@ func TestBacklogFull(t *testing.T) {
 func TestManyFloods(t *testing.T) {
 	besiege(t, Config{}, func(t *testing.T, s *siege) {
 		const most, channels = 1 << 20, 8
-		s.eb.queueMost = most
+		s.eb.queueMost.Store(most)
 		proc, id := gid.NewProcessID(), gid.New()
 		data, _, a, err := s.handshake(t, request{kind: wire.KindOpen, gid: id, psk: s.eb.psk, my: wire.Setup{Proc: proc, Epoch: 1, LinkNo: 1, Limit: 1 << 20}})
 		require.NoError(t, err)
