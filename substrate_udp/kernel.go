@@ -53,7 +53,7 @@ type route struct {
 	mtu     int
 	source  netip.Addr // what the kernel would send from; may be invalid
 	until   time.Time
-	noSplit atomic.Int64 // UDP_SEGMENT failed here: not before this time (Unix, ns)
+	noSplit atomic.Int64 // UDP_SEGMENT failed here: not before this time since started
 }
 
 // listenKernel opens a socket at addr of network "udp", "udp4" or "udp6".
@@ -127,6 +127,9 @@ func (k *kernel) close() error { return k.conn.Close() }
 
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
+
+// started is where the times of a route count from: a clock that is set doesn't move them.
+var started = time.Now()
 
 func (k *kernel) kick() { k.conn.SetReadDeadline(longAgo) }
 
@@ -208,7 +211,7 @@ func (k *kernel) write(to netip.AddrPort, b *batch) (int, error) {
 			return i, errTooBig // also kernels that know of less segments
 		case c.segment > 0 && isErrno(err, syscall.EIO, syscall.EINVAL, syscall.EMSGSIZE):
 			// This way out has no checksum offload, or another limit: the same packets go one by one, for a while.
-			k.route(to).noSplit.Store(time.Now().Add(routeLife).UnixNano())
+			k.route(to).noSplit.Store(int64(time.Since(started) + routeLife))
 			split = false
 		case isErrno(err, syscall.EAGAIN, syscall.ENOBUFS):
 			return i, errBusy
@@ -260,7 +263,7 @@ func (k *kernel) noSplit(to netip.AddrPort) bool {
 		return false
 	}
 	until := r.noSplit.Load()
-	return until != 0 && time.Now().UnixNano() < until
+	return until != 0 && int64(time.Since(started)) < until
 }
 
 func (k *kernel) cached(to netip.AddrPort) *route {

@@ -132,3 +132,20 @@ func TestManyFloods(t *testing.T) {
 		require.Zero(t, s.eb.queued.Load())
 	})
 }
+
+// TestProbesFlood: strangers who begin as if they would probe, and then say nothing, take no place from those who do.
+func TestProbesFlood(t *testing.T) {
+	besiege(t, Config{}, func(t *testing.T, s *siege) {
+		for range 2 * probesServed {
+			m, _ := opening(t, s.eb.psk, fresh().Append(nil), func(h *wire.Hello) { h.Kind, h.GID = wire.KindProbe, gid.GID{} })
+			require.NoError(t, sendAll(s.dial(t), m[:len(m)-1]))
+		}
+		synctest.Wait()
+		require.Len(t, s.eb.slots, 2*probesServed)
+		require.Empty(t, s.eb.probing)
+		link, _, _, err := s.handshake(t, request{kind: wire.KindProbe, psk: s.eb.psk, my: wire.Setup{Proc: gid.NewProcessID()}})
+		require.NoError(t, err)
+		_, err = ask(link, nil, wire.ProbeEcho, probePing, probePing)
+		require.NoError(t, err)
+	})
+}

@@ -76,16 +76,16 @@ func (l *Listener) serveProbe(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, wire.StatusKey, errors.New("a cluster key is demanded on one side only"))
 		return
 	}
+	o, st, err := readOffer(link, fixed, h, e.psk)
+	if err != nil {
+		l.turnAway(link, st, err)
+		return
+	}
 	select {
 	case e.probing <- struct{}{}:
 		defer func() { <-e.probing }()
 	default:
 		l.turnAway(link, wire.StatusBusy, errors.New("too many probes at a time"))
-		return
-	}
-	o, st, err := readOffer(link, fixed, h, e.psk)
-	if err != nil {
-		l.turnAway(link, st, err)
 		return
 	}
 	if _, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, "")); err != nil {
