@@ -4,6 +4,7 @@ package libibverbs
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -174,7 +175,7 @@ func (q *joiner) accept(ctx context.Context, m *manager, key []byte) error {
 		switch {
 		case err != nil:
 			return err
-		case e.event == eventConnectRequest && (accepted || len(e.private) < len(key) || string(e.private[:len(key)]) != string(key)):
+		case e.event == eventConnectRequest && (accepted || len(e.private) < len(key) || subtle.ConstantTimeCompare(e.private[:len(key)], key) == 0):
 			m.reject(e.id)
 			m.destroy(e.id)
 		case e.event == eventConnectRequest:
