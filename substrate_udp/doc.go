@@ -8,7 +8,7 @@
 // taken in at one go (train.go), and he looks a moment longer before he sleeps if the peer is on another processor of his host, or gives
 // way to it once he is woken if it is on his own (local.go). Whoever calls Send makes the system call
 // himself; what the windows hold back is sent by the reader as acknowledgements come in, or by a timer of the runtime. An idle link
-// has neither goroutine nor timer nor buffers.
+// has neither goroutine nor buffers, and a timer only while a user waits in Recv (ask.go).
 //
 // # Wire format, version 1
 //
@@ -82,8 +82,11 @@
 //     processors), doubled up to 500 ms, two probes each.
 //   - A link breaks with class PathDown when nothing gets through for max(8 SRTT, Options.PathDown), when the peer says GONE, or when its
 //     host reports the port closed for a second. When no more data comes its receiver
-//     asks after 250 ms, 500 ms, ... up to Options.PathDown whether the path is still there, which also tells the peer a new address; after
-//     that an idle link notices nothing: the session above does.
+//     asks after 250 ms, 500 ms, ... up to Options.PathDown (20 s at most) whether the path is still there, which also tells the peer a new
+//     address. After that silence breaks no idle link: the session above notices it. But while a user waits in Recv the link asks on, at
+//     twice the interval each time up to 20 to 30 s, unless something came from the peer meanwhile: a PACKET with ACKNOW only, which is
+//     sent once. So a peer that ended the link, and whose FIN and RESET got lost, says GONE; that is shorter, and it says so 1000 times
+//     a second at most.
 //   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Where the round trip is 5 ms or more, and no longer than
 //     ever (by 2 ms or a 32nd), losses up to 3 % of all bytes are ignored, and up to 15 % take 5 % of the window. Pacing at 1.25 windows per round trip (2 in slow
 //     start) in bursts of 1 ms, only where the round trip is 1 ms or more or a packet was lost in the last second.

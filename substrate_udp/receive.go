@@ -36,8 +36,8 @@ type receiver struct {
 	fresh        bool  // something was received since the last ACK
 	ackNow       bool  // it can't wait
 	ackAt        int64 // it can wait until then
-	askAt        int64 // when silence becomes suspicious
-	asks         int
+	askAt        int64 // when to ask whether the peer is there, see ask
+	asks         int   // how often it was asked since data came
 	receivedAt   int64 // when the highest packet number came
 
 	posted []byte // the buffer of a waiting Recv
@@ -344,6 +344,7 @@ func (l *link) Recv(p []byte) (int, error) {
 			return 0, err
 		}
 		r.posted, r.placed = p, 0
+		l.askRarely()
 		if l.state != open || !l.sock.take(l) {
 			r.wake.wait(&l.mu)
 		}

@@ -97,22 +97,6 @@ func (l *link) onTimer() {
 	}
 }
 
-// ask makes a receiver whom no more data reaches say something, less and less often: if its address has changed meanwhile the peer can't
-// know the new one before.
-func (l *link) ask(now int64) {
-	l.askAt = 0
-	if l.state != open || l.finSeen {
-		return
-	}
-	if l.inflight == 0 {
-		l.probes = 1
-	}
-	l.asks++
-	if after := askAfter << l.asks; after <= l.sub.opts.PathDown {
-		l.askAt = now + int64(after)
-	}
-}
-
 // probeAt is when the silence of the peer makes a probe due; 0: never. While packets are in flight it is the probe timeout (RFC
 // 9002, section 6.2); while the peer's window is closed it asks whether it has opened.
 func (l *link) probeAt() int64 {
@@ -147,7 +131,6 @@ const (
 	localTimeout   = 20 * time.Millisecond // on one host silence mostly means that the peer waits for a processor
 	initialRTT     = 50 * time.Millisecond
 	granularity    = 100 * time.Microsecond
-	askAfter       = 250 * time.Millisecond
 	stuckProbes    = 8                      // of a peer that lacks what was released
 	collapse       = 3                      // probe timeouts in a row after which the window is given up, and full packets are suspected to vanish
 	busySelf       = 4                      // times as much silence as breaks a link is borne by an end that can't keep up with reading
