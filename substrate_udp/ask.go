@@ -28,9 +28,8 @@ func (l *link) ask(now int64) {
 		if l.receiver.posted == nil {
 			return // the next Recv begins again
 		}
-		every := l.askInterval()
-		if l.receivedAt != 0 && now-l.receivedAt < every/2 {
-			l.askAt = l.receivedAt + every // the peer has asked, or said something else
+		if l.receivedAt != 0 && now-l.receivedAt < l.askInterval()/2 {
+			l.askAt = l.nextAsk(l.receivedAt) // the peer has asked, or said something else
 			return
 		}
 		if l.inflight == 0 { // else the probe timeout asks
@@ -39,7 +38,7 @@ func (l *link) ask(now int64) {
 	}
 	l.asks = min(l.asks+1, enoughAsks)
 	if l.asksSoon() || l.receiver.posted != nil {
-		l.askAt = now + l.askInterval()
+		l.askAt = l.nextAsk(now)
 	}
 }
 
@@ -52,7 +51,7 @@ func (l *link) askRarely() {
 		l.asks++
 	}
 	now := l.now()
-	l.askAt = now + l.askInterval()
+	l.askAt = l.nextAsk(now)
 	l.schedule(now)
 }
 
@@ -66,6 +65,17 @@ func (l *link) asksSoon() bool {
 func (l *link) askInterval() int64 {
 	const spread = int64(askMost) / 2
 	return min(int64(askAfter)<<l.asks, int64(askMost)+int64(l.id>>1)%spread)
+}
+
+// nextAsk is when a receiver that has been silent from then on asks. Questions, which are no hurry, all links of a process ask at multiples of
+// askAfter: so thousands of idle ones wake it no more often than a few.
+func (l *link) nextAsk(from int64) int64 {
+	at := from + l.askInterval()
+	if l.asksSoon() {
+		return at
+	}
+	const tick = int64(askAfter)
+	return (at + tick - 1) / tick * tick
 }
 
 // sendQuestion asks for an acknowledgement. It isn't repeated if it gets lost, nor does its loss mean anything.

@@ -91,6 +91,13 @@ func TestRareQuestions(t *testing.T) {
 			})
 		}
 		<-time.After(time.Minute)
+		m.mu.Lock()
+		m.watch = func([]byte) {
+			if s.now()%int64(askAfter) != 0 {
+				t.Error("a question that wakes the process for itself")
+			}
+		}
+		m.mu.Unlock()
 		before := s.Stats().PacketsSent
 		<-time.After(time.Hour)
 		sent := s.Stats().PacketsSent - before
