@@ -51,7 +51,7 @@ func (l *link) askRarely() {
 		l.asks++
 	}
 	now := l.now()
-	l.askAt = l.nextAsk(now)
+	l.askAt = askTick(now + int64(askAfter)) // what happened while nobody waited shows soon
 	l.schedule(now)
 }
 
@@ -74,6 +74,10 @@ func (l *link) nextAsk(from int64) int64 {
 	if l.asksSoon() {
 		return at
 	}
+	return askTick(at)
+}
+
+func askTick(at int64) int64 {
 	const tick = int64(askAfter)
 	return (at + tick - 1) / tick * tick
 }

@@ -66,13 +66,14 @@ func TestForgottenLink(t *testing.T) {
 				b.mu.Unlock()
 				m.setDark(false)
 				bright := time.Now()
+				most := 10 * time.Second
 				if !c.waits {
+					most = 2*askAfter + 2*refusedFor // who comes later needn't wait long; the port is closed, too
 					waiting.Go(recv)
 				}
 				waiting.Wait()
 				require.ErrorIs(t, err, substrate.ErrPathDown)
-				require.Less(t, over.Sub(bright), 10*time.Second)
-				require.Less(t, time.Since(bright), 10*time.Second)
+				require.LessOrEqual(t, over.Sub(bright), most)
 			})
 		})
 	}

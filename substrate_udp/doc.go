@@ -83,8 +83,8 @@
 //   - A link breaks with class PathDown when nothing gets through for max(8 SRTT, Options.PathDown), when the peer says GONE, or when its
 //     host reports the port closed for a second. When no more data comes its receiver
 //     asks after 250 ms, 500 ms, ... up to Options.PathDown (20 s at most) whether the path is still there, which also tells the peer a new
-//     address. After that silence breaks no idle link: the session above notices it. But while a user waits in Recv the link asks on, at
-//     twice the interval each time up to 20 to 30 s, unless something came from the peer meanwhile: a PACKET with ACKNOW only, which is
+//     address. After that silence breaks no idle link: the session above notices it. But while a user waits in Recv the link asks on, 250 ms
+//     after he came and then at twice the interval each time up to 20 to 30 s, unless something came from the peer meanwhile: a PACKET with ACKNOW only, which is
 //     sent once, at a multiple of 250 ms, so that thousands of idle links seldom wake the process. So a peer that ended the link, and whose FIN and RESET got lost, says GONE; that is shorter, and it says so 1000 times
 //     a second at most.
 //   - Congestion: CUBIC (RFC 9438) with HyStart++ (RFC 9406), 32 packets at first. Where the round trip is 5 ms or more, and no longer than
