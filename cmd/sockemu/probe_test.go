@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -273,33 +274,29 @@ func TestProbeKeys(t *testing.T) {
 	}
 }
 
-// TestProbeBusyPeer: one that serves as many probes as it admits.
+// TestProbeBusyPeer: one that says that it serves as many probes as it admits.
 func TestProbeBusyPeer(t *testing.T) {
 	t.Parallel()
-	p := listenPipe(t, nil, nil)
-	hello := wire.Hello{Version: wire.Version, MinVersion: wire.MinVersion, Kind: wire.KindProbe, NoiseLen: 64}.Append(nil)
-	busy := make(chan struct{}, 1)
-	for range 100 { // some more than it admits; the ones it has admitted never go on
-		c, err := net.Dial("tcp", p.addr)
-		require.NoError(t, err)
-		defer c.Close()
-		_, err = c.Write(hello)
-		require.NoError(t, err)
-		go func() {
-			if _, err := io.ReadFull(c, make([]byte, wire.ReplySize)); err == nil {
-				select {
-				case busy <- struct{}{}:
-				default:
-				}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
 			}
-		}()
-	}
-	select {
-	case <-busy:
-	case <-time.After(20 * time.Second):
-		t.Fatal("it serves everybody")
-	}
-	_, errs, code := probe(t, p.addr)
+			if _, err := io.ReadFull(c, make([]byte, wire.HelloSize)); err == nil {
+				c.Write(wire.Reply{Version: wire.Version, Status: wire.StatusBusy, Proc: gid.NewProcessID()}.Append(nil))
+				c.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, c) // until the other end hangs up, lest a reset overtakes the answer
+			}
+			c.Close()
+		}
+	}()
+	defer func() { l.Close(); <-done }()
+	_, errs, code := probe(t, l.Addr().String())
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "is busy")
 }

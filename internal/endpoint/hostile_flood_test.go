@@ -147,5 +147,12 @@ func TestProbesFlood(t *testing.T) {
 		require.NoError(t, err)
 		_, err = ask(link, nil, wire.ProbeEcho, probePing, probePing)
 		require.NoError(t, err)
+		for len(s.eb.probing) < cap(s.eb.probing) {
+			s.eb.probing <- struct{}{}
+		}
+		s.handshakeRefused(t, request{kind: wire.KindProbe, psk: s.eb.psk, my: wire.Setup{Proc: gid.NewProcessID()}}, wire.StatusBusy, "probe")
+		for range probesServed - 1 { // but the first one's
+			<-s.eb.probing
+		}
 	})
 }
