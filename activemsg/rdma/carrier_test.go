@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -346,6 +348,45 @@ func TestCut(t *testing.T) {
 	require.ErrorAs(t, err, &why)
 	require.Equal(t, verbs.StatusRetryExceeded, why.Status)
 	require.ErrorContains(t, err, "no answer from the peer")
+}
+
+// TestBarren: a device that neither finishes requests nor gives them up holds a Send only for a while.
+func TestBarren(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := simulated(t, sim.Config{})
+		a, _ := s.connect(t, ConnConfig{Timeout: 31}, ConnConfig{}) // two hours
+		s.net.Cut(s.net.Host("a"), s.net.Host("b"), true)
+		start := time.Now()
+		var err error
+		for i := 0; err == nil && i < 10_000; i++ {
+			err = a.Send(head(1), nil)
+		}
+		require.ErrorIs(t, err, substrate.ErrPathDown)
+		require.ErrorIs(t, err, errBarren)
+		require.InDelta(t, barrenMost*barrenTick, time.Since(start), float64(barrenTick))
+	})
+}
+
+// TestSlowIsNotBarren: nor is one that is just very slow given up.
+func TestSlowIsNotBarren(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := simulated(t, sim.Config{Delay: (barrenMost - 3) * barrenTick / 2})
+		a, b := s.connect(t, ConnConfig{Timeout: 31}, ConnConfig{Timeout: 31})
+		const count = 400
+		var receiving sync.WaitGroup
+		receiving.Go(func() {
+			for range count {
+				got := take(t, b, 1)[0]
+				b.Done(&got)
+			}
+		})
+		for range count {
+			if err := a.Send(head(1), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receiving.Wait()
+	})
 }
 
 // TestCloseOfDeadPath: Close doesn't wait for a peer that doesn't answer much longer than it promises.

@@ -1,6 +1,7 @@
 package rdma
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -38,7 +39,18 @@ type transmitter struct {
 	wc      [verbs.MaxPost]verbs.Completion
 	done    atomic.Uint64 // requests before it are finished
 	free    atomic.Uint64 // slots taken before it are free again
+	barren  atomic.Int32  // waits for a completion, of barrenTick each, that ended without one
 }
+
+// A Send waits for the device, which gives up a request that isn't acknowledged. If it doesn't, nothing else would end the wait: neither an interrupted
+// link can, nor the heartbeat, which takes a receiver that waits here for busy. It is counted in waits, so that a pause of this process isn't taken for one of the
+// device; a device that is told to repeat packets for longer than this was told too much.
+const (
+	barrenTick = time.Second
+	barrenMost = 12
+)
+
+var errBarren = errors.New("the device finishes no request")
 
 // A note is what must be known when a request is finished.
 type note struct {
@@ -259,6 +271,9 @@ func (c *Carrier) reaped(n int, err error) error {
 	if err != nil {
 		return c.fail("send", substrate.PathDown, err)
 	}
+	if n > 0 {
+		t.barren.Store(0)
+	}
 	for i := range t.wc[:n] {
 		wc := &t.wc[i]
 		n := t.notes[wc.ID%t.depth]
@@ -299,8 +314,15 @@ func (c *Carrier) await() error {
 	if err := c.ended(); err != nil {
 		return err
 	}
-	if err := c.sends.Wait(); err != nil {
+	start := time.Now()
+	tick := time.AfterFunc(barrenTick, c.sends.Wake)
+	err = c.sends.Wait()
+	tick.Stop()
+	if err != nil {
 		return c.fail("send", substrate.PathDown, err)
+	}
+	if time.Since(start) >= barrenTick && c.tx.barren.Add(1) >= barrenMost {
+		return c.fail("send", substrate.PathDown, errBarren)
 	}
 	return c.ended()
 }
