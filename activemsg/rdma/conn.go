@@ -142,6 +142,8 @@ func (c *Carrier) open(cfg ConnConfig, depth int) (err error) {
 	if c.sends, err = a.device.NewCQ(depth + 1); err != nil {
 		return err
 	}
+	c.tx.tick = time.AfterFunc(barrenTick, c.sends.Wake)
+	c.tx.tick.Stop()
 	if c.recvs, err = a.device.NewCQ(cfg.Slots + 1); err != nil {
 		return err
 	}

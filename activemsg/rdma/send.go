@@ -40,6 +40,7 @@ type transmitter struct {
 	done    atomic.Uint64 // requests before it are finished
 	free    atomic.Uint64 // slots taken before it are free again
 	barren  atomic.Int32  // waits for a completion, of barrenTick each, that ended without one
+	tick    *time.Timer   // ends such a wait
 }
 
 // A Send waits for the device, which gives up a request that isn't acknowledged. If it doesn't, nothing else would end the wait: neither an interrupted
@@ -314,14 +315,13 @@ func (c *Carrier) await() error {
 	if err := c.ended(); err != nil {
 		return err
 	}
-	start := time.Now()
-	tick := time.AfterFunc(barrenTick, c.sends.Wake)
+	c.tx.tick.Reset(barrenTick)
 	err = c.sends.Wait()
-	tick.Stop()
+	c.tx.tick.Stop()
 	if err != nil {
 		return c.fail("send", substrate.PathDown, err)
 	}
-	if time.Since(start) >= barrenTick && c.tx.barren.Add(1) >= barrenMost {
+	if time.Since(began) >= barrenTick && c.tx.barren.Add(1) >= barrenMost {
 		return c.fail("send", substrate.PathDown, errBarren)
 	}
 	return c.ended()
