@@ -60,18 +60,25 @@ func sealed(b []byte) []byte {
 	return b
 }
 
+// linked joins two links over m.
+func linked(t *testing.T, m *memory, o Options) (s *Substrate, dialed, accepted *link) {
+	o.open = m.open
+	s = newTest(t, o)
+	ln, err := s.Listen(t.Context(), "10.0.0.1:7")
+	require.NoError(t, err)
+	a, err := s.Dial(t.Context(), "10.0.0.1:7")
+	require.NoError(t, err)
+	b, err := ln.Accept()
+	require.NoError(t, err)
+	return s, a.(*link), b.(*link)
+}
+
 // inMemory runs f in a bubble with a link and a tap.
 func inMemory(t *testing.T, f func(t *testing.T, m *memory, s *Substrate, a, b *link, p *tap)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, 1, trouble{})
-		s := newTest(t, Options{open: m.open})
-		ln, err := s.Listen(t.Context(), "10.0.0.1:7")
-		require.NoError(t, err)
-		a, err := s.Dial(t.Context(), "10.0.0.1:7")
-		require.NoError(t, err)
-		b, err := ln.Accept()
-		require.NoError(t, err)
-		f(t, m, s, a.(*link), b.(*link), newTap(t, m))
+		s, a, b := linked(t, m, Options{})
+		f(t, m, s, a, b, newTap(t, m))
 	})
 }
 

@@ -145,14 +145,8 @@ func onOneHost(t *testing.T, f func(t *testing.T, m *memory, s *Substrate, a, b 
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, 1, trouble{})
 		m.host = 1
-		s := newTest(t, Options{open: m.open})
-		ln, err := s.Listen(t.Context(), "10.0.0.1:7")
-		require.NoError(t, err)
-		a, err := s.Dial(t.Context(), "10.0.0.1:7")
-		require.NoError(t, err)
-		b, err := ln.Accept()
-		require.NoError(t, err)
-		f(t, m, s, a.(*link), b.(*link))
+		s, a, b := linked(t, m, Options{})
+		f(t, m, s, a, b)
 	})
 }
 

@@ -35,6 +35,12 @@ func newRoads(t *testing.T, cfg Config, fast fault.Config) *roads {
 	ca.Others = []Other{{Substrate: r.fast.Host("a"), Listen: "a:0"}}
 	cb.Others = []Other{{Substrate: r.fast.Host("b"), Listen: "b:0"}}
 	r.ea, r.eb = New(ca), New(cb)
+	r.connect(t)
+	return r
+}
+
+// connect makes the connection from a to b.
+func (r *roads) connect(t *testing.T) {
 	t.Cleanup(func() {
 		r.ea.Close()
 		r.eb.Close()
@@ -48,7 +54,6 @@ func newRoads(t *testing.T, cfg Config, fast fault.Config) *roads {
 	acc, err := l.Accept()
 	require.NoError(t, err)
 	r.b = acc.Session
-	return r
 }
 
 func on(s *session.Session) string {

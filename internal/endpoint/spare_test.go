@@ -31,19 +31,7 @@ func fork(t *testing.T, baseDelay, fastDelay time.Duration, seal bool) (r *roads
 		})
 	}
 	r.ea, r.eb = mk("a"), mk("b")
-	t.Cleanup(func() {
-		r.ea.Close()
-		r.eb.Close()
-		r.base.Close()
-		r.fast.Close()
-	})
-	l, err := r.eb.Listen(t.Context(), "b:1", Plain{})
-	require.NoError(t, err)
-	r.a, err = r.ea.Dial(t.Context(), "b:1", 0)
-	require.NoError(t, err)
-	acc, err := l.Accept()
-	require.NoError(t, err)
-	r.b = acc.Session
+	r.connect(t)
 	return r, opened
 }
 

@@ -74,15 +74,8 @@ func testClosedRegionBreaks(t *testing.T, s *setup) {
 
 func testOtherDomainBreaks(t *testing.T, s *setup) {
 	s.connect()
-	pd, err := s.b.Device.NewPD()
-	require.NoError(t, err)
-	r, err := pd.Register(s.b.mem, verbs.LocalWrite|verbs.RemoteWrite)
-	require.NoError(t, err)
-	wr := to(s.a.send(1, verbs.OpWrite, 0, 100), s.b, 0)
-	wr.RKey = r.RKey()
+	wr := s.foreign(t)
 	s.breaks(func() { s.a.post(wr) })
-	require.NoError(t, r.Close())
-	require.NoError(t, pd.Close())
 }
 
 func testTooLongBreaks(t *testing.T, s *setup) {

@@ -237,19 +237,26 @@ func testClosedRegion(t *testing.T, s *setup) {
 	require.True(t, bytes.Equal(before, s.b.mem))
 }
 
-// testOtherDomain: a key of another protection domain doesn't open.
-func testOtherDomain(t *testing.T, s *setup) {
-	s.connect()
+// foreign is a write with a key of another protection domain of the peer's.
+func (s *setup) foreign(t *testing.T) verbs.SendWR {
 	pd, err := s.b.Device.NewPD()
 	require.NoError(t, err)
 	r, err := pd.Register(s.b.mem, verbs.LocalWrite|verbs.RemoteWrite)
 	require.NoError(t, err)
 	wr := to(s.a.send(1, verbs.OpWrite, 0, 100), s.b, 0)
 	wr.RKey = r.RKey()
-	s.a.post(wr)
+	t.Cleanup(func() {
+		require.NoError(t, r.Close())
+		require.NoError(t, pd.Close())
+	})
+	return wr
+}
+
+// testOtherDomain: a key of another protection domain doesn't open.
+func testOtherDomain(t *testing.T, s *setup) {
+	s.connect()
+	s.a.post(s.foreign(t))
 	require.Equal(t, verbs.StatusRemoteAccess, s.a.one(s.a.sends).Status)
-	require.NoError(t, r.Close())
-	require.NoError(t, pd.Close())
 }
 
 // testTooLong: a message that is longer than the receive posted for it ends the connection.
