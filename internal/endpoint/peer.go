@@ -3,7 +3,6 @@ package endpoint
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -226,7 +225,7 @@ func (p *peer) loop() {
 	// Not only after an attempt has failed: each of many silent addresses takes its time.
 	dead := time.AfterFunc(time.Until(since.Add(cfg.DeadAfter)), func() { p.giveUpBare(errors.New("the peer is silent")) })
 	defer dead.Stop()
-	for pause := jitter(backoff); ; {
+	for pause := session.Jitter(backoff); ; {
 		if pause > 0 {
 			t := time.NewTimer(pause)
 			select {
@@ -261,7 +260,7 @@ func (p *peer) loop() {
 			}
 		}
 		backoff = cfg.MoreBackoff(backoff)
-		pause = jitter(backoff)
+		pause = session.Jitter(backoff)
 		if errors.Is(err, errElsewhere) {
 			pause = elsewhereRetry
 		}
@@ -271,9 +270,6 @@ func (p *peer) loop() {
 		p.e.log.Debug("no control channel yet", "peer", p.proc, "err", err)
 	}
 }
-
-// jitter keeps those who wait for the same thing from coming back together.
-func jitter(d time.Duration) time.Duration { return time.Duration(float64(d) * (0.5 + rand.Float64())) }
 
 func (p *peer) giveUpBare(why error) {
 	for _, s := range p.list() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"time"
@@ -191,14 +190,14 @@ func (e *Endpoint) tellEnd(s *session.Session) {
 		if errors.As(err, &r) && r.Status != wire.StatusBusy && r.Status != wire.StatusOvertaken {
 			return // nobody there waits for it
 		}
-		t := time.NewTimer(time.Duration(float64(backoff) * (0.5 + rand.Float64())))
+		t := time.NewTimer(session.Jitter(backoff))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return
 		}
-		backoff = min(2*backoff, e.cfg.Session.RetryMax)
+		backoff = e.cfg.Session.MoreBackoff(backoff)
 	}
 }
 

@@ -2,6 +2,7 @@ package session
 
 import (
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 func (c *Config) MoreBackoff(d time.Duration) time.Duration {
 	return min(max(2*d, c.RetryMin), c.RetryMax)
 }
+
+// Jitter keeps those who wait for the same thing from coming back together: it is between half of d and half as much again.
+func Jitter(d time.Duration) time.Duration { return time.Duration(float64(d) * (0.5 + rand.Float64())) }
 
 // WithDefaults returns c with zero fields filled in.
 func (c Config) WithDefaults() Config {

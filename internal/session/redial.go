@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
@@ -128,7 +127,7 @@ func (s *Session) redialLoop(grace bool) {
 		s.note("no new link yet: %v", err)
 		s.mu.Lock()
 		s.backoff = s.cfg.MoreBackoff(s.backoff)
-		wait = time.Duration(float64(s.backoff) * (0.5 + rand.Float64()))
+		wait = Jitter(s.backoff)
 		s.mu.Unlock()
 	}
 	s.mu.Lock()
