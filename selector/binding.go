@@ -381,7 +381,7 @@ func (b *Binding) holds(now time.Time, d *Decision, cur *Candidate) {
 func (b *Binding) doubt(d *Decision, cur, other *Candidate, gain, sigma float64) bool {
 	noise := sigmas * sigma
 	if cur.round != other.round || noise < (1-minRatio)*cur.score || math.Abs(gain) > noise {
-		b.doubts = 0
+		b.doubts, b.doubtRound = 0, 0
 		return false
 	}
 	if cur.round != b.doubtRound {

@@ -154,6 +154,19 @@ func TestDoubt(t *testing.T) {
 	require.Zero(t, b.l.b.doubts)
 }
 
+// A doubt may go and come back within one round: another rival is compared, or the connection's messages change.
+func TestDoubtComesBack(t *testing.T) {
+	l := newLab(t, offer(tcp, shm)...)
+	cur, other := &Candidate{Path: tcp, round: 7, score: 1e4}, &Candidate{Path: shm, round: 7, score: 1e4}
+	const noise = 1e4
+	for range 3 {
+		var d Decision
+		require.True(t, l.b.doubt(&d, cur, other, 0, noise))
+		require.Equal(t, confirm, d.Again, "the first of its run")
+		require.False(t, l.b.doubt(&d, cur, other, 0, 0))
+	}
+}
+
 func TestNoiseEstimates(t *testing.T) {
 	require.Zero(t, between([]float64{5, 5, 5, 5}))
 	require.Zero(t, between([]float64{5, 5, 5, 9, 9, 9}), "a lasting change shows once")
