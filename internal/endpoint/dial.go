@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/sockemu/sockemu/gid"
@@ -50,6 +51,9 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
 	link, err := e.cfg.Substrate.Dial(ctx, address)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return nil, unanswered{err} // the peer has hung up before connect has returned
+	}
 	if err != nil {
 		return nil, err
 	}
