@@ -207,16 +207,25 @@ func (e *Endpoint) Close() error {
 	return nil
 }
 
-// fail ends the endpoint; nil is for Close. It doesn't wait if somebody else does so already.
+// fail ends the endpoint; nil is for Close. It doesn't wait: a device may take long to let go of a carrier (rxe 50 s, if packets of it lie in the
+// ring of an interface that is down), and whoever sees done has another path perhaps. But where the peer may place bytes, done says that it does
+// so no more, and comes after the carrier's end.
 func (e *Endpoint) fail(err *substrate.Error) {
 	if !e.ending.CompareAndSwap(false, true) {
 		return
 	}
 	e.err = err
 	e.arrives.end()
-	e.carrier.Close()
-	e.posts.end(e.carrier) // whoever sees done relies on it that nothing is placed any more
-	close(e.done)
+	exposed := e.posts.bar()
+	e.tasks.Go(func() {
+		e.carrier.Close()
+		if e.posts.end(e.carrier); exposed {
+			close(e.done)
+		}
+	})
+	if !exposed {
+		close(e.done)
+	}
 	e.owed.Lock()
 	e.watch.Stop()
 	e.owed.Unlock()

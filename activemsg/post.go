@@ -207,11 +207,21 @@ func (e *Endpoint) noteCancel(id uint64) {
 	}
 }
 
-// end takes all permissions back.
-func (p *posts) end(c Carrier) {
+// bar lets nothing be posted any more, and reports whether anything is.
+func (p *posts) bar() (exposed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
+	for i := range p.mine {
+		exposed = exposed || p.mine[i].exposed
+	}
+	return exposed
+}
+
+// end takes all permissions back, after bar.
+func (p *posts) end(c Carrier) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for i := range p.mine {
 		if m := &p.mine[i]; m.busy && m.exposed {
 			c.(Placer).Hide(m.key)

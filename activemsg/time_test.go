@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,4 +195,62 @@ type lateCarrier struct {
 func (c *lateCarrier) Recv(batch []Segment) (int, error) {
 	<-c.open
 	return c.Carrier.Recv(batch)
+}
+
+// A sticky carrier doesn't come to its end before it is let go.
+type sticky struct {
+	*pipe
+	let chan struct{}
+}
+
+func (s sticky) Close() error {
+	s.pipe.Close()
+	<-s.let
+	return nil
+}
+
+// stuck makes an endpoint whose carrier doesn't let go of it, and its peer.
+func stuck(t *testing.T, f func(t *testing.T, a, b *Endpoint, letGo func())) {
+	synctest.Test(t, func(t *testing.T) {
+		let := make(chan struct{})
+		letGo := sync.OnceFunc(func() { close(let) })
+		a, b := endpoints(t, func(testing.TB) (Carrier, Carrier) {
+			x, y := Pipe(PipeConfig{})
+			return sticky{x.(*pipe), let}, y
+		}, new(Handlers), new(Handlers), Config{}, Config{})
+		t.Cleanup(letGo)
+		f(t, a, b, letGo)
+	})
+}
+
+// TestEndDoesNotWaitForTheCarrier: who uses an endpoint whose path has broken hears of it while the carrier is still closing.
+func TestEndDoesNotWaitForTheCarrier(t *testing.T) {
+	stuck(t, func(t *testing.T, a, b *Endpoint, letGo func()) {
+		begun := time.Now()
+		time.AfterFunc(time.Minute, letGo)
+		require.NoError(t, b.Close())
+		var err error
+		for err == nil {
+			err = a.Short(t.Context(), 1, [4]uint64{})
+		}
+		require.ErrorIs(t, err, substrate.ErrPeerGone)
+		<-a.Done()
+		require.Less(t, time.Since(begun), time.Second)
+		require.NoError(t, a.Close())
+		require.Equal(t, time.Minute, time.Since(begun), "Close is what frees the carrier")
+	})
+}
+
+// TestEndWaitsWherePosted: but as long as the peer may write into a posted buffer the endpoint hasn't ended.
+func TestEndWaitsWherePosted(t *testing.T) {
+	stuck(t, func(t *testing.T, a, b *Endpoint, letGo func()) {
+		require.NoError(t, a.Post(1, 0, make([]byte, 8)))
+		require.NoError(t, b.Close())
+		synctest.Wait()
+		require.NoError(t, a.Err())
+		require.ErrorIs(t, a.Post(2, 0, make([]byte, 8)), ErrNoPost)
+		letGo()
+		<-a.Done()
+		require.ErrorIs(t, a.Err(), substrate.ErrPeerGone)
+	})
 }

@@ -171,7 +171,6 @@ func (s *Substrate) introduce(ctx context.Context, conn net.Conn) (p *peer, toke
 	}
 	if err := p.verify(ctx); err != nil {
 		p.fail(nil)
-		<-p.gone
 		return nil, 0, true, err
 	}
 	return p, w.token, true, nil

@@ -27,6 +27,7 @@ type Options struct {
 	Memory int64
 
 	firstWindow, lastWindow uint64
+	closeWait               time.Duration
 }
 
 // Windows of links grow from the first to the last as their users keep up.
@@ -34,6 +35,7 @@ const (
 	defaultDeath  = 700 * time.Millisecond
 	defaultIdle   = 10 * time.Second
 	defaultMemory = 256 << 20
+	closeWait     = 2 * time.Second // for devices that don't let go of queue pairs
 	firstWindow   = 128 << 10
 	lastWindow    = 1 << 20
 )
@@ -81,6 +83,9 @@ func New(opts Options) *Substrate {
 	if opts.firstWindow == 0 {
 		opts.firstWindow, opts.lastWindow = firstWindow, lastWindow
 	}
+	if opts.closeWait == 0 {
+		opts.closeWait = closeWait
+	}
 	if j, ok := opts.Fabric.(joiner); ok {
 		j.Join()
 	}
@@ -124,7 +129,8 @@ func (s *Substrate) Listen(ctx context.Context, address string) (substrate.Liste
 	return l, nil
 }
 
-// Close breaks all links, closes all listeners, and waits until nothing of the Substrate runs any more.
+// Close breaks all links, closes all listeners, and waits until nothing of the Substrate runs any more. But it doesn't wait long for a device that keeps
+// queue pairs.
 func (s *Substrate) Close() error {
 	s.mu.Lock()
 	was := s.closed
@@ -147,7 +153,12 @@ func (s *Substrate) Close() error {
 	for _, p := range peers {
 		p.fail(nil)
 	}
-	s.work.Wait()
+	over := make(chan struct{})
+	go func() { s.work.Wait(); close(over) }()
+	select {
+	case <-over:
+	case <-time.After(s.opts.closeWait):
+	}
 	if j, ok := s.fabric.(joiner); ok && !was {
 		j.Leave()
 	}

@@ -186,8 +186,12 @@ func (q *qp) Fail() error {
 
 func (q *qp) Close() error {
 	q.net.mu.Lock()
-	defer q.net.mu.Unlock()
 	q.destroy()
+	held := q.device.host.held
+	q.net.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	return nil
 }
 

@@ -136,6 +136,7 @@ type Host struct {
 	up      bool
 	gone    bool
 	devices map[*device]bool
+	held    chan struct{} // not nil: Close of a queue pair waits for its end
 }
 
 var _ verbs.Provider = (*Host)(nil)
@@ -205,6 +206,23 @@ func (h *Host) Kill() {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	h.each(func(q *qp) { q.destroy() })
+}
+
+// Hold makes Close of the host's queue pairs wait until the returned function is called: drivers do that as long as a packet of theirs lies in the
+// ring of an interface that is down, or a command to the device isn't answered.
+func (h *Host) Hold() (letGo func()) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	held := make(chan struct{})
+	h.held = held
+	return sync.OnceFunc(func() {
+		h.net.mu.Lock()
+		defer h.net.mu.Unlock()
+		if h.held == held {
+			h.held = nil
+		}
+		close(held)
+	})
 }
 
 func (h *Host) each(f func(q *qp)) {
