@@ -196,8 +196,11 @@ func (c *choice) boundAt() time.Time {
 	return time.Time{}
 }
 
-// failed says that the connection could not be resumed over path. An answer of the peer's process is none of the path's fault.
+// failed says that the connection could not be resumed over path. An answer of the peer's process is none of the path's fault. c may be nil.
 func (c *choice) failed(path selector.Path, err error) {
+	if c == nil {
+		return
+	}
 	var r *session.RefusedError
 	if errors.As(err, &r) || errors.Is(err, context.Canceled) {
 		return
@@ -213,6 +216,21 @@ func (c *choice) failed(path selector.Path, err error) {
 			c.b.Refused(time.Now(), path, err.Error())
 		}
 	}
+}
+
+// measuredRTT is how long a round trip over path took when that was measured last; 0 if that isn't known. c may be nil.
+func (c *choice) measuredRTT(path selector.Path) time.Duration {
+	if c == nil {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.last.Candidates {
+		if k.Path == path && k.OK {
+			return time.Duration(k.Cost.RTT)
+		}
+	}
+	return 0
 }
 
 // why says why there is no path to try.

@@ -97,7 +97,8 @@ func (e *Endpoint) mayDial(en *entry) bool {
 }
 
 // Resume implements session.Env: it tries the path that the choice falls on first, then the address that was dialled, then
-// those that the peer's process has given, so that a load balancer, which may pick another process, is passed by.
+// those that the peer's process has given, so that a load balancer, which may pick another process, is passed by. Where one hangs the next
+// is tried beside it: all say the same, and which of them counts is settled before the peer is told (session.AdmitResume).
 func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup, commit func() error) (session.NewLink, error) {
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
@@ -117,31 +118,37 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	if c != nil {
 		list = c.order(list)
 	}
-	var refused, failed error
+	var refused, failed, spoken error
 	atHome := false
-	for i, path := range list {
-		actx, acancel := share(ctx, len(list)-i)
-		nl, err := e.resumeAt(actx, s, my, path, commit)
-		acancel()
-		if err == nil {
-			e.count.resumed.Add(1)
-			return nl, nil
-		}
-		if c != nil {
+	r := race[session.NewLink]{
+		e: e, paths: list, commit: commit,
+		patience: func(path selector.Path) time.Duration { return patience(c.measuredRTT(path)) },
+		try: func(ctx context.Context, path selector.Path, claim func() error) (session.NewLink, error) {
+			return e.resumeAt(ctx, s, my, path, claim)
+		},
+		failed: func(path selector.Path, err error) bool {
 			c.failed(path, err)
-		}
-		var r *session.RefusedError
-		switch {
-		case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy && r.Status != wire.StatusPath:
-			return nl, err // the holder itself has spoken
-		case r != nil:
-			refused = err
-			if path.Addr == home && r.Status == wire.StatusUnknown {
-				atHome = true
+			var r *session.RefusedError
+			switch {
+			case errors.As(err, &r) && r.Status != wire.StatusUnknown && r.Status != wire.StatusBusy && r.Status != wire.StatusPath:
+				spoken = err // the holder itself has
+			case r != nil:
+				refused = err
+				if path.Addr == home && r.Status == wire.StatusUnknown {
+					atHome = true
+				}
+			default:
+				failed = err
 			}
-		default:
-			failed = err
-		}
+			return spoken != nil
+		},
+	}
+	if nl, ok := r.run(ctx); ok {
+		e.count.resumed.Add(1)
+		return nl, nil
+	}
+	if spoken != nil {
+		return session.NewLink{}, spoken
 	}
 	if atHome {
 		return session.NewLink{}, refused // that the direct addresses can't be reached is no news then
@@ -158,10 +165,11 @@ func (e *Endpoint) Resume(ctx context.Context, s *session.Session, my wire.Setup
 	return session.NewLink{}, refused
 }
 
-func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, path selector.Path, commit func() error) (session.NewLink, error) {
+func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Setup, path selector.Path, claim func() error) (session.NewLink, error) {
 	link, peer, a, err := e.open(ctx, path, request{
-		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my, commit: commit,
-		home: e.knownAs(s),
+		kind: wire.KindResume, gid: s.GID(), acceptor: !s.Initiator(), psk: resumePSK(s.Secret()), seal: e.cfg.Session.Seal, my: my,
+		claim: func(wire.Setup) error { return claim() },
+		home:  e.knownAs(s),
 	})
 	if err != nil {
 		return session.NewLink{}, err

@@ -130,8 +130,8 @@ type request struct {
 	addr     string
 	home     string // by which the policy for the peer is found; "": addr
 
-	commit func() error  // called before the proof of life is sent; nil: nothing to check
-	answer time.Duration // how long the peer may be silent before it is taken for a plain one; 0: no such limit
+	claim  func(peer wire.Setup) error // called before the proof of life is sent, with what the peer says; nil: nothing to check
+	answer time.Duration               // how long the peer may be silent before it is taken for a plain one; 0: no such limit
 }
 
 // handshakeTime bounds a handshake, and with it, where ctx says nothing else, what comes before it.
@@ -243,8 +243,8 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if !done() {
 		return fail(context.Cause(ctx))
 	}
-	if q.commit != nil {
-		if err := q.commit(); err != nil {
+	if q.claim != nil {
+		if err := q.claim(peer); err != nil {
 			return fail(err)
 		}
 	}

@@ -133,14 +133,19 @@ func (e *Endpoint) open(ctx context.Context, path selector.Path, q request) (sub
 	return link, peer, a, nil
 }
 
-// openTo is open, for a link that must lead to a certain process.
+// openTo is open, for a link that must lead to a certain process. Another one learns nothing but that it was asked.
 func (e *Endpoint) openTo(ctx context.Context, proc gid.ProcessID, path selector.Path, q request) (substrate.Link, wire.Setup, agreed, error) {
-	link, peer, a, err := e.open(ctx, path, q)
-	if err == nil && peer.Proc != proc {
-		link.Close()
-		err = fmt.Errorf("%s: %w: process %s, not %s", path.Addr, errElsewhere, peer.Proc, proc)
+	claim := q.claim
+	q.claim = func(peer wire.Setup) error {
+		if peer.Proc != proc {
+			return fmt.Errorf("%s: %w: process %s, not %s", path.Addr, errElsewhere, peer.Proc, proc)
+		}
+		if claim != nil {
+			return claim(peer)
+		}
+		return nil
 	}
-	return link, peer, a, err
+	return e.open(ctx, path, q)
 }
 
 // newLink is what a session gets after a handshake.
@@ -152,15 +157,6 @@ func (e *Endpoint) newLink(path selector.Path, link substrate.Link, a agreed, no
 		nl.Seal = session.NewSeal(a.out, a.in)
 	}
 	return nl
-}
-
-// share gives one of n candidates its part of the time that is left, so that a silent one leaves the others theirs.
-func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
-	d, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, time.Until(d)/time.Duration(n))
 }
 
 // reachable returns the addresses under which l can be dialled by the peer of link. Listeners that know better than the rule for

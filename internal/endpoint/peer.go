@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -287,17 +288,31 @@ func (p *peer) list() []*session.Session {
 	return list
 }
 
-// dial tries every path. It returns errElsewhere only if each of them led to another process.
+// dial opens a channel over one of the paths. It returns errElsewhere only if each of them led to another process.
 func (p *peer) dial(paths []selector.Path) (*channel, error) {
-	var failed error
-	for _, path := range paths {
-		link, _, a, err := p.e.openTo(p.e.ctx, p.proc, path, request{kind: wire.KindControl, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0})
-		if err == nil {
+	failed := errors.New("no address of the peer is known")
+	first := true
+	r := race[*channel]{
+		e: p.e, paths: paths,
+		patience: func(selector.Path) time.Duration { return patience(0) },
+		try: func(ctx context.Context, path selector.Path, claim func() error) (*channel, error) {
+			link, _, a, err := p.e.openTo(ctx, p.proc, path, request{
+				kind: wire.KindControl, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0, claim: func(wire.Setup) error { return claim() },
+			})
+			if err != nil {
+				return nil, err
+			}
 			return newChannel(p.e, link, p.proc, a.binding, true), nil
-		}
-		if failed == nil || !errors.Is(err, errElsewhere) {
-			failed = err
-		}
+		},
+		failed: func(_ selector.Path, err error) bool {
+			if first || !errors.Is(err, errElsewhere) {
+				failed, first = err, false
+			}
+			return false
+		},
+	}
+	if c, ok := r.run(p.e.ctx); ok {
+		return c, nil
 	}
 	return nil, failed
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,11 +58,12 @@ type schedule struct {
 	Events               []event
 	DialerListens        bool
 	SimultaneousEnd      bool
+	Doors                int // addresses at which b listens, besides the first
 }
 
 var kinds = []string{
 	"cut", "cut", "cut-one", "reset-after", "reset-after", "blackhole", "stall", "partition", "refuse", "switch", "switch", "export-a", "export-b", "export-b",
-	"return-a", "return-b",
+	"return-a", "return-b", "astray", "astray",
 }
 
 func drawSchedule(t *rapid.T) schedule {
@@ -86,6 +88,7 @@ func drawSchedule(t *rapid.T) schedule {
 
 		DialerListens:   rapid.Bool().Draw(t, "dialerlistens"),
 		SimultaneousEnd: rapid.Bool().Draw(t, "simultaneous"),
+		Doors:           rapid.IntRange(0, 2).Draw(t, "doors"),
 	}
 	for i := range 2 {
 		s.Bytes[i] = rapid.SampledFrom([]int{0, 1, 1000, 20_000, 60_000, 200_000}).Draw(t, "bytes")
@@ -117,6 +120,7 @@ type side struct {
 	ep   *Endpoint
 	s    *session.Session
 	l    *Listener
+	more []*Listener
 	old  []*Endpoint
 	over bool // the schedule has failed: everybody leaves
 }
@@ -192,6 +196,9 @@ func (sc *schedule) run() (err error) {
 	}
 	a, b := sides[0], sides[1]
 	if b.l, err = b.ep.Listen(ctx, "b:1", Plain{}); err != nil {
+		return err
+	}
+	if err := b.open(sc.Doors); err != nil {
 		return err
 	}
 	if sc.DialerListens {
@@ -355,6 +362,18 @@ func (sc *schedule) closer(s *side) error {
 	}
 }
 
+// open listens at n more addresses.
+func (s *side) open(n int) error {
+	for i := range n {
+		l, err := s.ep.Listen(context.Background(), fmt.Sprintf("%s:%d", s.name, 2+i), Plain{})
+		if err != nil {
+			return err
+		}
+		s.more = append(s.more, l)
+	}
+	return nil
+}
+
 // drive makes the events happen, and undoes everything when the applications have finished.
 func (sc *schedule) drive(n *fault.Network, sides [2]*side, stop <-chan struct{}, report func(error)) {
 	start := time.Now()
@@ -369,6 +388,15 @@ func (sc *schedule) drive(n *fault.Network, sides [2]*side, stop <-chan struct{}
 		}
 	}
 	link := n.Between("a", "b")
+	n.Host("void")
+	n.Partition("a", "void")
+	var astray atomic.Bool
+	n.Route(func(_, to string) string {
+		if to == "b:1" && astray.Load() {
+			return "void:1"
+		}
+		return to
+	})
 	for _, e := range sc.Events {
 		if !wait(e.At) {
 			return
@@ -392,6 +420,9 @@ func (sc *schedule) drive(n *fault.Network, sides [2]*side, stop <-chan struct{}
 		case "refuse":
 			n.Refuse("b", true)
 			time.AfterFunc(e.For, func() { n.Refuse("b", false) })
+		case "astray": // dials to its first address lead nowhere
+			astray.Store(true)
+			time.AfterFunc(e.For, func() { astray.Store(false) })
 		case "switch":
 			sides[0].conn(nil).Switch(errors.New("the schedule says so"))
 		case "export-a":
@@ -422,6 +453,9 @@ func (sc *schedule) move(n *fault.Network, s *side, same bool) error {
 	}
 	if l != nil && !same {
 		l.Free()
+		for _, l := range s.more {
+			l.Free()
+		}
 		if nl, err = ep.Listen(ctx, l.Addr().String(), Plain{}); err != nil {
 			return err
 		}
@@ -438,9 +472,14 @@ func (sc *schedule) move(n *fault.Network, s *side, same bool) error {
 		s.old = append(s.old, old)
 	}
 	s.ep, s.s, s.l = ep, moved, nl
+	doors := len(s.more)
 	s.cond.Broadcast()
 	s.mu.Unlock()
-	return nil
+	if same {
+		return nil
+	}
+	s.more = nil
+	return s.open(doors)
 }
 
 func TestSchedules(t *testing.T) {

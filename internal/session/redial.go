@@ -72,7 +72,7 @@ func (s *Session) redialLoop(grace bool) {
 			s.mu.Unlock()
 			return
 		}
-		if s.admitted > 0 { // the peer's attempt is about to succeed, or fails within the time of a handshake
+		if s.admitted.links > 0 { // the peer's attempt is about to succeed, or fails within the time of a handshake
 			wait = max(s.backoff, s.cfg.RetryMin)
 			s.mu.Unlock()
 			continue

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -16,13 +17,31 @@ func (s *Session) setup(no uint64) wire.Setup {
 // Secret returns the secret that resumes and attachments are proved with.
 func (s *Session) Secret() [32]byte { return s.secret }
 
+// maxTries bounds the paths over which one resume of the peer's may be in progress at a time.
+const maxTries = 8
+
+// An admission is a resume of the peer's that was answered and is not confirmed yet. The peer may try it over several paths at a time, with the
+// same number: it confirms one of them, and as long as it hasn't, nothing has changed here since the first was answered.
+type admission struct {
+	no, epoch, seen, got uint64
+	proc                 gid.ProcessID
+	links                int // over which it was answered and has not failed; 0: none is in progress
+}
+
+// repeats reports whether p is the same resume over another path.
+func (a admission) repeats(p wire.Setup) bool {
+	return a.links > 0 && a == admission{no: p.LinkNo, epoch: p.Epoch, seen: p.Seen, got: p.Got, proc: p.Proc, links: a.links}
+}
+
 // AdmitResume checks a peer's resume request and, if it is acceptable, lets go of the current link and says where this end
 // stands. The caller completes the handshake and calls Bind; until then nothing is sent. The request is authentic: it was
-// made with the session's secret; and fresh: its link number is above every one seen before.
+// made with the session's secret; and fresh: its link number is above every one seen before, or it is the one that is just in progress,
+// over another path.
 //
 // via is the substrate of the new link if the present one works and is given up for it, else "".
 func (s *Session) AdmitResume(p wire.Setup, via string) (wire.Setup, wire.Status) {
 	s.mu.Lock()
+	repeats := s.admitted.repeats(p) && p.LinkNo == s.linkNo
 	switch {
 	case s.exported:
 		s.mu.Unlock()
@@ -33,14 +52,20 @@ func (s *Session) AdmitResume(p wire.Setup, via string) (wire.Setup, wire.Status
 	case p.Epoch < s.peerEpoch, p.Epoch == s.peerEpoch && p.Proc != s.peer && !s.peer.IsZero():
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusStale
-	case p.LinkNo <= s.linkNo || s.attempting && s.giveUpTry == nil, s.initiator && s.cur != nil && p.Epoch == s.peerEpoch && p.Seen < s.cur.no:
+	case repeats && s.admitted.links >= maxTries:
+		s.mu.Unlock()
+		return wire.Setup{}, wire.StatusBusy
+	case p.LinkNo <= s.linkNo && !repeats || s.attempting && s.giveUpTry == nil, s.initiator && s.cur != nil && p.Epoch == s.peerEpoch && p.Seen < s.cur.no:
 		// The last: when both ends dial, an attempt of the acceptor that was made before it knew of the link in use must not
 		// replace it; the acceptor gives the attempt up as soon as it knows.
 		s.mu.Unlock()
 		return wire.Setup{}, wire.StatusOvertaken
 	}
 	s.linkNo = p.LinkNo
-	s.admitted = p.LinkNo
+	if !repeats {
+		s.admitted = admission{no: p.LinkNo, epoch: p.Epoch, seen: p.Seen, got: p.Got, proc: p.Proc}
+	}
+	s.admitted.links++
 	if s.attempting { // it can't commit any more; perhaps it is waiting for a host where nobody answers
 		s.giveUpTry()
 		s.attempting, s.giveUpTry = false, nil
@@ -60,15 +85,15 @@ func (s *Session) AdmitResume(p wire.Setup, via string) (wire.Setup, wire.Status
 	return s.setup(p.LinkNo), wire.StatusOK
 }
 
-// AttemptFailed says that nothing came of a resume that AdmitResume had accepted. The peer may think otherwise.
+// AttemptFailed says that over one path nothing came of a resume that AdmitResume had accepted. The peer may think otherwise.
 func (s *Session) AttemptFailed(no uint64) {
 	s.mu.Lock()
-	failed := s.cur == nil && s.linkNo == no
+	if s.admitted.no == no && s.admitted.links > 0 {
+		s.admitted.links--
+	}
+	failed := s.cur == nil && s.linkNo == no && s.admitted.links == 0
 	if failed {
 		s.lostNo = no
-	}
-	if s.admitted == no {
-		s.admitted = 0
 	}
 	s.mu.Unlock()
 	if failed {
@@ -82,8 +107,8 @@ func (s *Session) Bind(nl NewLink) error {
 	s.tx.lock()
 	s.mu.Lock()
 	p := nl.Peer
-	if s.admitted <= nl.LinkNo {
-		s.admitted = 0
+	if s.admitted.no <= nl.LinkNo {
+		s.admitted = admission{}
 	}
 	switch {
 	case s.exported || s.err != nil: // one that ended well still answers a peer that has missed the last records

@@ -126,7 +126,7 @@ type Session struct {
 	dialing    bool
 	attempting bool          // a resume of ours is in progress, and counts: the peer's are refused
 	giveUpTry  func()        // ends it, as long as it may be given up for one of the peer's; else nil
-	admitted   uint64        // the number of a resume of the peer's that is in progress; 0: none
+	admitted   admission     // a resume of the peer's that is in progress
 	jump       uint64        // by how much to raise our link numbers; see redialLoop
 	dialNo     uint64        // the acceptor's attempts are numbered from here, if it dials
 	backoff    time.Duration // before the next attempt
