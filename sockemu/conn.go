@@ -50,6 +50,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return c.readPlain(p)
 	}
 	n, err := c.s.Read(p)
+	ordered()
 	if err != nil && err != io.EOF {
 		err = c.opError("read", err)
 	}
@@ -76,6 +77,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.s == nil {
 		return c.plain.Write(p)
 	}
+	orders()
 	n, err := c.s.Write(p)
 	if err != nil {
 		err = c.opError("write", err)
@@ -87,6 +89,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 // all. If it can't, the error says how many bytes are unacknowledged: it matches ErrUndelivered, ErrReset, or whatever ended the
 // connection.
 func (c *Conn) Close() error {
+	orders()
 	if c.s == nil {
 		return c.plain.Close()
 	}
@@ -95,6 +98,7 @@ func (c *Conn) Close() error {
 
 // CloseWrite ends this side's stream: the peer reads EOF after the last byte. Reading goes on.
 func (c *Conn) CloseWrite() error {
+	orders()
 	if c.s == nil {
 		if h, ok := c.plain.(interface{ CloseWrite() error }); ok {
 			return h.CloseWrite()

@@ -2,4 +2,8 @@
 
 package sockemu_test
 
-const raced = false
+// See race_on_test.go.
+const (
+	raced = false
+	pace  = 1
+)
