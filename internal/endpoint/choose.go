@@ -7,7 +7,6 @@ import (
 
 	"github.com/sockemu/sockemu/selector"
 	"github.com/sockemu/sockemu/substrate"
-	"github.com/sockemu/sockemu/wire"
 )
 
 // The end that dialled a connection chooses its path. For each peer process one goroutine (chooseLoop) measures the paths there
@@ -135,10 +134,10 @@ func (p *peer) chooseLoop() {
 		wait := e.choiceInterval()
 		if busy {
 			p.mu.Lock()
-			policy := p.policy
+			policy, rtt := p.policy, p.rtt
 			p.mu.Unlock()
 			r := p.table.Round(now, inUse...)
-			within := func(path selector.Path) time.Duration { return e.probeLimit(path, policy) }
+			within := func(path selector.Path) time.Duration { return e.probeLimit(path, policy, rtt) }
 			record := func(list []probed, partial bool) {
 				for _, l := range list {
 					if partial && !l.m.OK() {
@@ -166,7 +165,7 @@ func (p *peer) chooseLoop() {
 				}
 				for _, l := range list {
 					if l.m.OK() && l.path.Substrate == e.cfg.Substrate.Name() {
-						p.heard(l.peer, all)
+						p.heard(l, all)
 					}
 				}
 				record(list, false)
@@ -203,18 +202,21 @@ func (p *peer) chooseLoop() {
 	}
 }
 
-// probeLimit is how long a path may take to be measured: one that a policy names as long as a set-up, for a device may have to be opened
-// first.
-func (e *Endpoint) probeLimit(path selector.Path, own selector.Policy) time.Duration {
+// probeLimit is how long a path to a peer so far away may take to be opened to be measured: one that a policy names as long as a set-up, for
+// a device may have to be opened first.
+func (e *Endpoint) probeLimit(path selector.Path, own selector.Policy, rtt time.Duration) time.Duration {
+	least := probeTime
 	if own.Wants(path.Substrate) {
-		return max(probeTime, e.cfg.HandshakeTimeout)
+		least = max(least, e.cfg.HandshakeTimeout)
 	}
-	return probeTime
+	return trips(openTrips, rtt, least)
 }
 
-// heard takes over what the peer says of itself now: what it offers and what it admits.
-func (p *peer) heard(peer wire.Setup, all []*choice) {
+// heard takes over what the peer says of itself now, over a base path: what it offers and what it admits; and how far away it is.
+func (p *peer) heard(l probed, all []*choice) {
+	peer := l.peer
 	p.mu.Lock()
+	p.rtt = l.m.Cost.RTT
 	changed := !slices.Equal(p.offers, peer.Offers)
 	p.offers = peer.Offers
 	p.mu.Unlock()

@@ -25,6 +25,13 @@ type roads struct {
 }
 
 func newRoads(t *testing.T, cfg Config, fast fault.Config) *roads {
+	r := buildRoads(cfg, fast)
+	r.connect(t)
+	return r
+}
+
+// buildRoads is newRoads without the connection.
+func buildRoads(cfg Config, fast fault.Config) *roads {
 	fast.Name = "fast"
 	r := &roads{base: fault.New(fault.Config{Seed: 1, Name: "base"}), fast: fault.New(fast)}
 	r.base.All().Shape(fault.Both, fault.Shape{Delay: 2 * time.Millisecond})
@@ -35,7 +42,6 @@ func newRoads(t *testing.T, cfg Config, fast fault.Config) *roads {
 	ca.Others = []Other{{Substrate: r.fast.Host("a"), Listen: "a:0"}}
 	cb.Others = []Other{{Substrate: r.fast.Host("b"), Listen: "b:0"}}
 	r.ea, r.eb = New(ca), New(cb)
-	r.connect(t)
 	return r
 }
 
@@ -72,15 +78,17 @@ func (r *roads) until(t *testing.T, name string, most time.Duration) time.Durati
 	return time.Since(start)
 }
 
-func (r *roads) why() (s string) {
-	w, _ := r.ea.Why(r.a)
+func (r *roads) why() string { return r.whyOf(r.a) }
+
+func (r *roads) whyOf(s *session.Session) (text string) {
+	w, _ := r.ea.Why(s)
 	for _, d := range w.Decisions {
-		s += d.At.Format("15:04:05.000 ") + d.String() + "\n"
+		text += d.At.Format("15:04:05.000 ") + d.String() + "\n"
 	}
-	for _, e := range r.a.Snapshot().Events {
-		s += e.At.Format("15:04:05.000 ") + e.What + "\n"
+	for _, e := range s.Snapshot().Events {
+		text += e.At.Format("15:04:05.000 ") + e.What + "\n"
 	}
-	return s
+	return text
 }
 
 // talk runs chatter in the background; the returned function ends it.

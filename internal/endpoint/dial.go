@@ -50,12 +50,16 @@ func (e *Endpoint) Dial(ctx context.Context, address string, answer time.Duratio
 func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Duration) (*session.Session, error) {
 	ctx, cancel := e.bound(ctx)
 	defer cancel()
+	began := time.Now()
 	link, err := e.cfg.Substrate.Dial(ctx, address)
 	if errors.Is(err, syscall.ECONNRESET) {
 		return nil, unanswered{err} // the peer has hung up before connect has returned
 	}
 	if err != nil {
 		return nil, err
+	}
+	if answer > 0 { // it must not be taken for silent because it is far away
+		answer = max(answer, min(2*time.Since(began), e.cfg.HandshakeTimeout*3/4))
 	}
 	hctx, hcancel := e.handshakeTime(ctx)
 	defer hcancel()
@@ -71,7 +75,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, address string, answer time.Dur
 	s := session.New(id, true, a.secret(true), e.cfg.Session, e, e.pool)
 	s.SetAddrs(link.LocalAddr(), link.RemoteAddr())
 	nl := e.newLink(e.basePath(address), link, a, 1, true, peer)
-	if err := e.add(&entry{s: s, home: address}); err != nil {
+	if err := e.add(&entry{s: s, home: address, rtt: a.rtt}); err != nil {
 		s.Part(nl)
 		return nil, err
 	}
@@ -174,6 +178,11 @@ func (e *Endpoint) resumeAt(ctx context.Context, s *session.Session, my wire.Set
 	if err != nil {
 		return session.NewLink{}, err
 	}
+	e.mu.Lock()
+	if en := e.sessions[endOf(s)]; en != nil {
+		en.rtt = a.rtt
+	}
+	e.mu.Unlock()
 	return e.newLink(path, link, a, my.LinkNo, true, peer), nil
 }
 

@@ -42,7 +42,8 @@ func (unanswered) Is(target error) bool { return target == ErrUnanswered }
 // agreed is what both sides have after a handshake.
 type agreed struct {
 	out, in *noise.CipherState
-	binding []byte // unique to this handshake
+	binding []byte        // unique to this handshake
+	rtt     time.Duration // how long the other end's answer took
 }
 
 func newAgreed(hs *noise.HandshakeState, out, in *noise.CipherState) agreed {
@@ -181,6 +182,7 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if err != nil {
 		return fail(err)
 	}
+	asked := time.Now()
 	// A peer that is busy answers without waiting for us and may have closed the link: its answer says more than our error.
 	sendErr := sendAll(link, msg)
 
@@ -211,6 +213,7 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	if string(rb[:len(wire.Magic)]) != wire.Magic {
 		return fail(fmt.Errorf("%w: it answered %q", ErrNotSockemu, rb[:len(wire.Magic)]))
 	}
+	rtt := time.Since(asked)
 	link.SetRecvDeadline(limit)
 	if err := recvFull(link, rb[len(wire.Magic):]); err != nil {
 		return fail(err)
@@ -238,6 +241,7 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 		return fail(err)
 	}
 	a := newAgreed(hs, out, in)
+	a.rtt = rtt
 	// From the proof of life on the listener has the connection or the new link. Whoever gives up does so before: it would wait for a dialer
 	// that has gone.
 	if !done() {
@@ -303,6 +307,7 @@ func acceptOffer(link substrate.Link, o offer, my wire.Setup) (agreed, error) {
 		return agreed{}, err
 	}
 	a := newAgreed(o.hs, out, in)
+	asked := time.Now()
 	if err := sendAll(link, msg); err != nil {
 		return agreed{}, err
 	}
@@ -310,6 +315,7 @@ func acceptOffer(link substrate.Link, o offer, my wire.Setup) (agreed, error) {
 	if err := recvFull(link, cb[:]); err != nil {
 		return agreed{}, err
 	}
+	a.rtt = time.Since(asked)
 	if _, err := in.Decrypt(nil, nil, cb[2:]); err != nil || cb[0] != 0 || cb[1] != wire.TagSize {
 		return agreed{}, fmt.Errorf("%w: the dialer could not confirm (a replayed request?)", substrate.ErrProtocol)
 	}

@@ -52,7 +52,7 @@ const (
 	gatherMost = 70 * time.Millisecond // and so much longer if only one is
 	slowPath   = 3 * time.Millisecond  // a path whose round trips take longer is measured alone: no load of this machine's shows there
 	slowerPath = 20 * time.Millisecond // or even so long that one look is enough
-	probeTime  = time.Second           // for opening a path that nobody named, and so much again for measuring it
+	probeTime  = time.Second           // for opening a path that nobody named, and so much again for measuring it; see also openTrips and askTrips
 	busyPause  = 20 * time.Millisecond // before a peer that serves others is asked again, doubled each time
 	probeLinks = 8                     // paths opened at a time
 )
@@ -60,9 +60,10 @@ const (
 // A lane is one path while it is measured, over a link of its own, through the same handshake and the same Send and Recv as the data.
 type lane struct {
 	path  selector.Path
-	peer  wire.Setup // what the peer said of itself, if it did
-	slow  bool       // it leads far away, or seems to
-	alone bool       // it is just measured by itself
+	peer  wire.Setup    // what the peer said of itself, if it did
+	slow  bool          // it leads far away, or seems to
+	rtt   time.Duration // of the handshake
+	alone bool          // it is just measured by itself
 
 	standby substrate.Link // not nil: it is a spare's, who closes the link
 	agreed  agreed
@@ -182,7 +183,7 @@ func (e *Endpoint) openLane(ctx context.Context, v survey, path selector.Path) *
 		var r *session.RefusedError
 		switch {
 		case err == nil:
-			l.standby, l.agreed, l.lead = link, a, noNote
+			l.standby, l.agreed, l.lead, l.rtt = link, a, noNote, a.rtt
 			e.ready(ctx, l, link)
 			return l
 		case !errors.As(err, &r): // else it says something of the connection, not of the path
@@ -191,19 +192,19 @@ func (e *Endpoint) openLane(ctx context.Context, v survey, path selector.Path) *
 		}
 	}
 	q := request{kind: wire.KindProbe, psk: e.psk, key: len(e.cfg.ClusterKey) > 0}
-	link, peer, _, err := e.openTo(open, v.proc, path, q)
+	link, peer, a, err := e.openTo(open, v.proc, path, q)
 	var r *session.RefusedError
 	for pause := busyPause; errors.As(err, &r) && r.Status == wire.StatusBusy && open.Err() == nil; pause *= 2 {
 		// That many others are just being served says nothing about the path.
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
-			link, peer, _, err = e.openTo(open, v.proc, path, q)
+			link, peer, a, err = e.openTo(open, v.proc, path, q)
 		case <-open.Done():
 		}
 		t.Stop()
 	}
-	l.peer, l.err = peer, err
+	l.peer, l.err, l.rtt = peer, err, a.rtt
 	if err == nil {
 		e.ready(ctx, l, link)
 	}
@@ -217,7 +218,7 @@ func (e *Endpoint) ready(ctx context.Context, l *lane, link substrate.Link) {
 	stop := intact // reports whether the link wasn't interrupted
 	l.renew = func() {
 		stop()
-		ctx, cancel := context.WithTimeout(ctx, probeTime)
+		ctx, cancel := context.WithTimeout(ctx, l.askTime())
 		done := guard(ctx, link)
 		stop = func() bool { defer cancel(); return done() }
 	}
@@ -258,6 +259,9 @@ func near(sub substrate.Substrate, link substrate.Link) bool {
 	there, err2 := netip.ParseAddrPort(link.RemoteAddr().String())
 	return err == nil && err2 == nil && here.Addr() == there.Addr()
 }
+
+// askTime is how long an answer may take, or all of them together if the path isn't slow.
+func (l *lane) askTime() time.Duration { return trips(askTrips, l.rtt, probeTime) }
 
 // ping returns how long a round trip took, unless it failed.
 func (l *lane) ping() time.Duration {
@@ -373,7 +377,7 @@ func (l *lane) train() {
 	n := l.next
 	d, err := l.ask(wire.ProbeTrain, n, 0)
 	if l.scouted && errors.As(err, new(unansweredProbe)) {
-		d, err = probeTime, nil // or more
+		d, err = l.askTime(), nil // or more
 	}
 	if err != nil {
 		l.err = err

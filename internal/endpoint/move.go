@@ -11,7 +11,7 @@ import (
 	"github.com/sockemu/sockemu/wire"
 )
 
-// moveTime bounds a move to another path, moves how many of them run at a time. After one that failed the paths are measured again
+// moveTime bounds a move to another path (see also moveTrips), moves how many of them run at a time. After one that failed the paths are measured again
 // in retryMove: as soon as the same may be decided again.
 const (
 	moveTime  = 3 * time.Second
@@ -22,7 +22,10 @@ const (
 // move takes the connection to the path that was decided on. ready, if not nil, is a link of its own that was measured there.
 func (c *choice) move(p *peer, d selector.Decision, ready *lane) {
 	e := p.e
-	ctx, cancel := context.WithTimeout(e.ctx, moveTime)
+	p.mu.Lock()
+	most := trips(moveTrips, p.rtt, moveTime)
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(e.ctx, most)
 	defer cancel()
 	select {
 	case e.moving <- struct{}{}:

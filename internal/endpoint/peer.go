@@ -44,6 +44,7 @@ type peer struct {
 	policy   selector.Policy
 	offers   []wire.Offer
 	table    *selector.Table
+	rtt      time.Duration // of its base path; 0: unknown
 	choices  map[gid.GID]*choice
 	choosing bool          // the loop runs
 	again    chan struct{} // wakes it
@@ -88,6 +89,7 @@ func (e *Endpoint) Bound(s *session.Session) {
 	// back.
 	p.mu.Lock()
 	p.sessions[s.GID()] = s
+	p.rtt = max(p.rtt, en.rtt) // until it is measured again
 	if c != nil {
 		p.choices[s.GID()] = c
 	}

@@ -128,19 +128,21 @@ func (e *Endpoint) admitted(s *session.Session) error {
 	return nil
 }
 
-// AwaitPolicy waits until the connection is on a path that both ends' policies allow, for twice the time of a handshake at most. It
+// AwaitPolicy waits until the connection is on a path that both ends' policies allow, for twice the time of a handshake at most, or longer if
+// the peer is far away. It
 // returns an error that matches substrate.ErrConfig if it won't be, and says why.
 func (e *Endpoint) AwaitPolicy(ctx context.Context, s *session.Session) error {
 	e.mu.Lock()
 	var c *choice
+	most := 2 * e.cfg.HandshakeTimeout
 	if en := e.sessions[endOf(s)]; en != nil {
-		c = en.choice
+		c, most = en.choice, trips(choseTrips, en.rtt, most)
 	}
 	e.mu.Unlock()
 	if c == nil {
 		return e.admitted(s)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*e.cfg.HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for {
 		c.mu.Lock()

@@ -15,7 +15,7 @@ import (
 const (
 	probeServed  = 16 << 20      // bytes that one probe link may cost the listener
 	probesServed = 64            // probe links served at a time
-	probeServe   = 6 * probeTime // for each: over a path far away each of some requests may take almost probeTime
+	probeServe   = 6 * probeTime // for each: over a path far away each of some requests may take almost probeTime; see also aloneTrips
 )
 
 // probePiece is what is sent and received at a time.
@@ -88,10 +88,11 @@ func (l *Listener) serveProbe(link substrate.Link, fixed []byte, h wire.Hello) {
 		l.turnAway(link, wire.StatusBusy, errors.New("too many probes at a time"))
 		return
 	}
-	if _, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, "")); err != nil {
+	a, err := acceptOffer(link, o, e.identify(wire.Setup{}, link, ""))
+	if err != nil {
 		return
 	}
-	end := time.Now().Add(probeServe)
+	end := time.Now().Add(trips(aloneTrips, a.rtt, probeServe))
 	link.SetSendDeadline(end)
 	link.SetRecvDeadline(end)
 	for probes := newProbes(link); probes.answer() == nil; {

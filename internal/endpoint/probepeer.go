@@ -49,7 +49,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 		answer = min(answer, time.Until(d))
 	}
 	q := request{kind: wire.KindProbe, psk: p.e.psk, key: len(p.e.cfg.ClusterKey) > 0, answer: max((answer / 2).Round(time.Millisecond), time.Millisecond)}
-	link, got, _, err := p.e.open(ctx, p.e.basePath(p.addr), q)
+	link, got, a, err := p.e.open(ctx, p.e.basePath(p.addr), q)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (p *Prober) Probe(ctx context.Context) error {
 	p.peer.table.Invalidate(time.Now(), "asked for")
 	p.about = map[selector.Path]string{}
 	r := p.peer.table.Round(time.Now())
-	within := func(path selector.Path) time.Duration { return p.e.probeLimit(path, p.own) }
+	within := func(path selector.Path) time.Duration { return p.e.probeLimit(path, p.own, a.rtt) }
 	var works []selector.Path
 	p.e.probe(ctx, survey{proc: p.peer.proc, paths: r.Paths, within: within, tell: func(list []probed) {
 		for _, l := range list {

@@ -34,12 +34,12 @@ func (p *peer) newSpare(paths []selector.Path, all []*choice) *spare {
 	return nil
 }
 
-// mayTry reports whether the connection is young, on the base path, and allowed on path.
+// mayTry reports whether the connection is on the base path, and young or not allowed there, and allowed on path.
 func (c *choice) mayTry(p *peer, path selector.Path) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	underWay := c.last.Action == selector.Switch || c.last.Cause == selector.CauseInProgress
-	return c.b != nil && c.p == p && !underWay && time.Since(c.began) < eager &&
+	return c.b != nil && c.p == p && !underWay && (time.Since(c.began) < eager || !c.b.Policy().Allows(c.b.Current().Substrate)) &&
 		c.b.Current().Substrate == p.e.cfg.Substrate.Name() && c.b.Policy().Allows(path.Substrate)
 }
 

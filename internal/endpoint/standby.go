@@ -19,7 +19,7 @@ import (
 // handshake, whether or not the link is sealed. Before Go the link can be measured like a probe link: each request stands
 // behind a message without bytes.
 
-// standbyTime bounds the life of a standby link before Go.
+// standbyTime bounds the life of a standby link before Go. See also aloneTrips.
 const standbyTime = 5 * time.Second
 
 // maxNote is the longest message of a standby link: a status and a Setup, sealed.
@@ -94,7 +94,7 @@ func (l *Listener) serveStandby(link substrate.Link, o offer, s *session.Session
 	e := l.e
 	a, err := acceptOffer(link, o, e.identify(wire.Setup{Epoch: o.peer.Epoch}, link, e.knownAs(s)))
 	if err == nil {
-		end := time.Now().Add(standbyTime)
+		end := time.Now().Add(trips(aloneTrips, a.rtt, standbyTime))
 		link.SetSendDeadline(end)
 		link.SetRecvDeadline(end)
 		err = l.awaitGo(link, a, s)

@@ -31,6 +31,7 @@ type entry struct {
 	reach    bool  // the peer has told where it listens
 	peer     *peer // this end looks after the control channel to it, and chooses the path
 	choice   *choice
+	rtt      time.Duration // of the handshake of the last link that this end dialled; 0: none
 	ended    bool
 }
 
