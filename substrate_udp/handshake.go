@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -85,10 +86,14 @@ func (l *link) waitDialed(ctx context.Context, d *dial) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	interval := dialInterval
+	asked := 0
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			if asked == 0 || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return ctx.Err()
+			}
+			return fmt.Errorf("no answer to %d packets: the way there takes no UDP, or none of %d bytes, or loses packets: %w", asked, initLen, ctx.Err())
 		case err := <-d.result:
 			return err
 		case <-d.again:
@@ -97,15 +102,20 @@ func (l *link) waitDialed(ctx context.Context, d *dial) error {
 			interval = min(2*interval, dialIntervalMax)
 		}
 		l.mu.Lock()
+		var err error
 		if l.state == dialing {
-			l.sendInit(l.now())
+			asked++
+			err = l.sendInit(l.now())
 		}
 		l.mu.Unlock()
+		if err == errTooBig {
+			return fmt.Errorf("the way there doesn't take packets of %d bytes: %w", initLen, err)
+		}
 	}
 }
 
-// sendInit asks for a link. Under mu.
-func (l *link) sendInit(now int64) {
+// sendInit asks for a link. Under mu. What else than errTooBig it returns may be over the next time.
+func (l *link) sendInit(now int64) error {
 	b := make([]byte, 0, initLen)
 	b = putHeader(b, kindInit, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, l.id)
@@ -117,7 +127,7 @@ func (l *link) sendInit(now int64) {
 	b = b[:initLen]
 	binary.LittleEndian.PutUint32(b[initBody:], l.sock.capabilities())
 	l.sentInit = now
-	l.sock.sendOne(l.remote, b)
+	return l.sock.sendOne(l.remote, b)
 }
 
 // onInit answers a dial. Without a good cookie it costs no memory and the answer is shorter than the question.

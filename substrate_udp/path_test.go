@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -125,6 +126,42 @@ func TestSmallMTU(t *testing.T) {
 	defer b.Close()
 	transfer(t, a, b, 1<<20)
 	require.Less(t, a.(*link).mtu.size, 1400)
+}
+
+// narrow takes no packets that are as long as an INIT.
+type narrow struct{ transport }
+
+func (n narrow) write(to netip.AddrPort, b *batch) (int, error) {
+	for i, p := range b.packets {
+		if p.size >= initLen {
+			return i, errTooBig
+		}
+	}
+	return n.transport.write(to, b)
+}
+
+// TestTooNarrow: a path that doesn't take the packets that every path should is told from one that is just silent.
+func TestTooNarrow(t *testing.T) {
+	s := newTest(t, Options{})
+	ln, err := s.Listen(t.Context(), "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	im := netem.MustParse("mtu=1100")
+	f := forward(t, netem.UDPConfig{To: ln.Addr().String(), Up: im, Down: im})
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err = s.Dial(ctx, f.Addr().String())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, substrate.ErrPathDown)
+	require.ErrorContains(t, err, "none of 1200 bytes")
+
+	here := newTest(t, Options{open: func(ctx context.Context, network, address string) (transport, error) {
+		tr, err := listenKernel(ctx, network, address)
+		return narrow{tr}, err
+	}})
+	_, err = here.Dial(t.Context(), ln.Addr().String()) // at once, or never
+	require.ErrorIs(t, err, substrate.ErrPathDown)
+	require.ErrorContains(t, err, "doesn't take packets of 1200 bytes")
 }
 
 // TestPlainTransport: a system without batches moves one datagram at a time.

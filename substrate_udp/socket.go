@@ -234,7 +234,7 @@ func (s *socket) listening() *listener {
 }
 
 // sendOne sends one datagram with its checksum.
-func (s *socket) sendOne(to netip.AddrPort, p []byte) {
+func (s *socket) sendOne(to netip.AddrPort, p []byte) error {
 	seal(p, nil)
 	b := newBatch()
 	defer b.free()
@@ -242,8 +242,9 @@ func (s *socket) sendOne(to netip.AddrPort, p []byte) {
 	b.packets = append(b.packets, outPacket{end: 1, size: len(p), sealed: true})
 	if _, err := s.tr.write(to, b); err != nil {
 		s.sub.count.sendErrors.Add(1)
-		return
+		return err
 	}
 	s.sub.count.packetsSent.Add(1)
 	s.sub.count.bytesSent.Add(uint64(len(p)))
+	return nil
 }

@@ -22,6 +22,33 @@ func TestFarIsNotSilent(t *testing.T) {
 	})
 }
 
+// TestSlowLine: a modem's line is slow over any path; what is chosen goes on.
+func TestSlowLine(t *testing.T) {
+	for _, words := range []string{"auto", "pin:fast", "prefer:fast"} {
+		t.Run(words, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				policy, err := selector.ParsePolicy(words)
+				require.NoError(t, err)
+				r := buildRoads(Config{Policy: func(string) selector.Policy { return policy }}, fault.Config{Seed: 2})
+				for _, n := range []*fault.Network{r.base, r.fast} {
+					n.All().Shape(fault.Both, fault.Shape{Delay: 20 * time.Millisecond, Rate: 7000})
+				}
+				r.connect(t)
+				start := time.Now()
+				require.NoError(t, r.ea.AwaitPolicy(t.Context(), r.a), "%s", r.why())
+				require.LessOrEqual(t, time.Since(start), 5*time.Second)
+				require.True(t, policy.Allows(on(r.a)))
+				start = time.Now()
+				errs := make(chan error, 1)
+				go func() { errs <- pour(r.a, 0, 100_000, time.Millisecond) }()
+				require.NoError(t, expect(r.b, 0, 100_000))
+				require.NoError(t, <-errs)
+				require.LessOrEqual(t, time.Since(start), 25*time.Second, "%s", r.why())
+			})
+		})
+	}
+}
+
 // TestFarPeer: however far away a peer is, a connection to it works with every policy, and where a path is pinned it is on it when Dial returns.
 func TestFarPeer(t *testing.T) {
 	t.Parallel()
