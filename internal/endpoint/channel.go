@@ -67,7 +67,8 @@ type channel struct {
 	attached  map[gid.GID]*session.Session // the peer has proved that it belongs here
 	offered   map[gid.GID]*session.Session // we have
 	refusals  map[gid.GID]int
-	proved    bool      // the peer has, a connection
+	proved    bool // the peer has, a connection
+	doubt     doubt
 	err       error     // closed
 	vec       [1][]byte // the write loop's
 	sending   bool
@@ -107,6 +108,9 @@ func (c *channel) Post(r *wire.Record) {
 		most = maxStranger
 	}
 	if c.err == nil && len(c.queue) < most {
+		if r.Type == wire.TypePing || r.Type == wire.TypeState && r.Flags&wire.StateReply != 0 {
+			c.ask()
+		}
 		was := len(c.queue)
 		c.queue = r.Append(c.queue)
 		c.count(len(c.queue) - was)
@@ -256,6 +260,7 @@ func (c *channel) dispatch(r *wire.Record) {
 		c.mu.Unlock()
 		if s != nil {
 			s.OnChannelRecord(c, r)
+			c.doubtOther(s, r)
 		} else if r.Type == wire.TypeState {
 			// The peer believes that it has proved its end here: to a session that has left and come back, perhaps.
 			c.Post(&wire.Record{Type: wire.TypeNak, GID: r.GID, Code: wire.StatusUnknown})
@@ -356,8 +361,11 @@ func (c *channel) onAttach(r *wire.Record) {
 	if !offered {
 		c.attach(s)
 	}
-	if c.dialed == s.Initiator() || !c.e.onInitiators(s) {
+	if o := c.e.initiators(s); o == nil || c.dialed == s.Initiator() {
 		s.Attach(c)
+		if o := c.e.initiators(s); o != nil && c.dialed != s.Initiator() {
+			s.Attach(o) // it has come meanwhile
+		}
 	}
 	c.giveSlot(s)
 	c.mu.Lock()
@@ -447,19 +455,6 @@ func (c *channel) keepalive() {
 	}
 }
 
-// reattach puts s on another channel to its peer, if both ends have one besides the one that was lost (each had dialled).
-func (e *Endpoint) reattach(s *session.Session) {
-	for _, c := range e.openChannels() {
-		c.mu.Lock()
-		ok := c.err == nil && c.attached[s.GID()] == s
-		c.mu.Unlock()
-		if p, _ := s.Peer(); ok && p == c.proc {
-			s.Attach(c)
-			return
-		}
-	}
-}
-
 var errChannelClosed = errors.New("control channel closed")
 
 // close ends the channel; its connections go on without until the next one.
@@ -475,8 +470,10 @@ func (c *channel) close(err error) {
 	c.late, c.queue = nil, nil
 	c.count(-c.waiting)
 	c.mu.Unlock()
-	if c.lateT != nil {
-		c.lateT.Stop()
+	for _, t := range []*time.Timer{c.lateT, c.doubt.t} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	close(c.done)
 	c.link.Interrupt()

@@ -62,6 +62,17 @@ func (e *Endpoint) Bound(s *session.Session) {
 		e.mu.Unlock()
 		return
 	}
+	if proc == e.proc && !s.Initiator() {
+		// The other end is here, too, and looks after the channel: records don't say for which end of a connection they are, so that each end
+		// must have one end of the channel to itself.
+		old := en.peer
+		en.peer = nil
+		e.mu.Unlock()
+		if old != nil {
+			old.leave(s)
+		}
+		return
+	}
 	p := e.peers[proc]
 	if p == nil {
 		name := en.home
@@ -159,8 +170,10 @@ func (e *Endpoint) choiceConfig() selector.Config {
 // leave forgets s; the last one to leave closes the channel after a while.
 func (p *peer) leave(s *session.Session) {
 	p.mu.Lock()
-	delete(p.sessions, s.GID())
-	delete(p.choices, s.GID())
+	if p.sessions[s.GID()] == s { // not the other end, if that is here as well
+		delete(p.sessions, s.GID())
+		delete(p.choices, s.GID())
+	}
 	empty := len(p.sessions) == 0
 	p.mu.Unlock()
 	if empty {
@@ -172,7 +185,9 @@ func (p *peer) leave(s *session.Session) {
 // decided forgets the choice of a connection that has ended, but not the connection, which may still answer its peer.
 func (p *peer) decided(s *session.Session) {
 	p.mu.Lock()
-	delete(p.choices, s.GID())
+	if p.sessions[s.GID()] == s {
+		delete(p.choices, s.GID())
+	}
 	last := len(p.choices) == 0
 	p.mu.Unlock()
 	if last {

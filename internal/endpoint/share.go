@@ -103,20 +103,3 @@ func (c *channel) onSlot(r *wire.Record) {
 		s.Share(c, sl)
 	}
 }
-
-// onInitiators reports whether s is attached to a channel that was dialled from the initiator's end. Where each end has dialled one that is what
-// both use: else each could use its own, and publish on a page where the other doesn't look.
-func (e *Endpoint) onInitiators(s *session.Session) bool {
-	for _, c := range e.openChannels() {
-		if c.dialed != s.Initiator() {
-			continue
-		}
-		c.mu.Lock()
-		ok := c.err == nil && c.attached[s.GID()] == s
-		c.mu.Unlock()
-		if ok {
-			return true
-		}
-	}
-	return false
-}

@@ -48,6 +48,13 @@ func (s *Session) Attached() bool {
 	return s.ch != nil
 }
 
+// Channel returns the control channel in use, nil if there is none.
+func (s *Session) Channel() Channel {
+	s.mu.Peek()
+	defer s.mu.Unlock()
+	return s.ch
+}
+
 // Uses reports whether ch is the control channel in use.
 func (s *Session) Uses(ch Channel) bool {
 	s.mu.Peek()

@@ -9,7 +9,11 @@ import (
 
 // say sends the peer a State record: over the control channel if there is one, else in-band. Without either it is dropped:
 // whatever path comes next begins with one.
-func (s *Session) say(flags uint8) {
+func (s *Session) say(flags uint8) { s.sayTo(nil, flags) }
+
+// sayTo is say in answer to what came over asked. If that isn't the channel in use the answer goes there as well: the peer may have found that
+// the other one is dead.
+func (s *Session) sayTo(asked Channel, flags uint8) {
 	s.mu.Lock()
 	if s.exported {
 		s.mu.Unlock()
@@ -18,6 +22,9 @@ func (s *Session) say(flags uint8) {
 	if s.ch != nil {
 		s.rec = s.state(flags)
 		s.ch.Post(&s.rec)
+		if asked != nil && asked != s.ch {
+			asked.Post(&s.rec)
+		}
 		s.mu.Unlock()
 		return
 	}
@@ -68,15 +75,17 @@ func (s *Session) OnChannelRecord(ch Channel, r *wire.Record) {
 	ok := s.peer == ch.Proc()
 	s.mu.Unlock()
 	if ok {
-		s.OnRecord(r)
+		s.onRecord(ch, r)
 	}
 }
 
 // OnRecord acts on a record about this connection. It must have come from the peer: see OnChannelRecord, or in-band.
-func (s *Session) OnRecord(r *wire.Record) {
+func (s *Session) OnRecord(r *wire.Record) { s.onRecord(nil, r) }
+
+func (s *Session) onRecord(ch Channel, r *wire.Record) {
 	switch r.Type {
 	case wire.TypeState:
-		s.onState(r)
+		s.onState(ch, r)
 	case wire.TypeReset:
 		if r.Code == wire.StatusStale {
 			s.fail(ErrFenced, "")
@@ -86,7 +95,7 @@ func (s *Session) OnRecord(r *wire.Record) {
 	}
 }
 
-func (s *Session) onState(r *wire.Record) {
+func (s *Session) onState(ch Channel, r *wire.Record) {
 	if r.Ack > s.hi.Load() {
 		s.fail(ErrProtocol, fmt.Sprintf("acknowledges byte %d, but only %d were sent", r.Ack, s.hi.Load()))
 		return
@@ -147,7 +156,7 @@ func (s *Session) onState(r *wire.Record) {
 	s.mu.Unlock()
 
 	if newFin || done || r.Flags&wire.StateReply != 0 {
-		s.say(0)
+		s.sayTo(ch, 0)
 	}
 	if dead != nil {
 		s.lost(dead, fmt.Errorf("the peer does not receive on link %d", dead.no))
