@@ -86,6 +86,14 @@ type Placer interface {
 	Place(k Key, payload [][]byte) error
 }
 
+// A Patient is a Carrier whose Send waits for a device, which may stop working without a word.
+type Patient interface {
+	Carrier
+
+	// Patience says how long the device may do nothing while Send waits; then the path is down. It is called before the first Send, with Config.Death.
+	Patience(d time.Duration)
+}
+
 // A Tuner is a Carrier that measures from how many bytes on Place costs less than segments; it takes the place of Limits.Direct.
 type Tuner interface {
 	Carrier

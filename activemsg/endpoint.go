@@ -132,6 +132,9 @@ func New(carrier Carrier, handlers *Handlers, cfg Config) (*Endpoint, error) {
 	}
 	e.batcher, _ = carrier.(Batcher)
 	e.poller, _ = carrier.(Poller)
+	if p, ok := carrier.(Patient); ok {
+		p.Patience(cfg.Death)
+	}
 	e.turn.back = make(chan struct{}, 1)
 	e.owed.kick = make(chan struct{}, 1)
 	e.opens.init()

@@ -105,33 +105,10 @@ func TestDeviceLinkDown(t *testing.T) {
 // TestDeviceTwoHosts does that between two machines, each being told its part by the environment: the client's link goes down while the server
 // sends back what it gets.
 func TestDeviceTwoHosts(t *testing.T) {
-	role := os.Getenv("SOCKEMU_TEST_ROLE")
-	if role == "" {
-		t.Skip("SOCKEMU_TEST_ROLE doesn't say which of two hosts this is")
-	}
-	device(t)
-	const port = "7472"
 	e := newEndpoint(t, patient("prefer:verbs !shm")) // two network namespaces share memory
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	if role == "server" {
-		l, err := e.Listen(ctx, "tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_TCP_ADDR"), port))
-		require.NoError(t, err)
-		c, err := l.AcceptConn()
-		require.NoError(t, err)
-		_, err = io.Copy(c, c)
-		require.NoError(t, err)
-		require.NoError(t, c.Close())
+	c := twoHosts(t, e, "7472")
+	if c == nil {
 		return
-	}
-	var c *sockemu.Conn
-	for {
-		var err error
-		if c, err = e.Dial(ctx, "tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_PEER_TCP"), port)); err == nil {
-			break
-		}
-		require.NoError(t, ctx.Err(), err)
-		<-time.After(200 * time.Millisecond)
 	}
 	gap, end := echoes(t, c)
 	awaitSubstrate(t, "verbs", c)
@@ -151,6 +128,101 @@ func TestDeviceTwoHosts(t *testing.T) {
 	end()
 	for _, e := range c.Explain().Events {
 		t.Log(e)
+	}
+}
+
+// TestDeviceTwoHostsSilence: the network between the RDMA interfaces drops everything, and neither device says so.
+func TestDeviceTwoHostsSilence(t *testing.T) {
+	cfg := patient("prefer:verbs !shm")
+	cfg.Verbs.Death = 3 * time.Second
+	if d := os.Getenv("SOCKEMU_TEST_DEATH"); d != "" { // 0s: the default
+		var err error
+		cfg.Verbs.Death, err = time.ParseDuration(d)
+		require.NoError(t, err)
+	}
+	const port, switchPort = "7473", "7474"
+	if os.Getenv("SOCKEMU_TEST_ROLE") == "server" {
+		l, err := net.Listen("tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_TCP_ADDR"), switchPort))
+		require.NoError(t, err)
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				silence(t, true)
+				c.Write([]byte{0})
+				io.Copy(io.Discard, c) // until the client has seen enough
+				silence(t, false)
+				c.Close()
+			}
+		}()
+	}
+	c := twoHosts(t, newEndpoint(t, cfg), port)
+	if c == nil {
+		return
+	}
+	gap, end := echoes(t, c)
+	awaitSubstrate(t, "verbs", c)
+	peer, err := net.Dial("tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_PEER_TCP"), switchPort))
+	require.NoError(t, err)
+	defer peer.Close()
+	gap()
+	t.Log(time.Now().Format("15:04:05.000"), "silence")
+	began := time.Now()
+	silence(t, true)
+	defer silence(t, false)
+	_, err = io.ReadFull(peer, make([]byte, 1))
+	require.NoError(t, err)
+	both := time.Since(began)
+	awaitSubstrate(t, "tcp", c)
+	t.Logf("on TCP %v after the silence began at this end, that of the other end %v after", time.Since(began), both)
+	<-time.After(200 * time.Millisecond)
+	t.Logf("nothing came back for %v", gap())
+	end()
+	for _, e := range c.Explain().Events {
+		t.Log(e)
+	}
+}
+
+// silence has the RDMA interface drop what it should send, or not any more.
+func silence(t *testing.T, on bool) {
+	args := []string{"qdisc", "del", "dev", os.Getenv("SOCKEMU_TEST_RDMA_NETDEV"), "root"}
+	if on {
+		args = append([]string{"qdisc", "add"}, append(args[2:], "netem", "loss", "100%")...)
+	}
+	if out, err := exec.Command("tc", args...).CombinedOutput(); err != nil {
+		t.Errorf("tc %v: %v: %s", args, err, out)
+	}
+}
+
+// twoHosts plays one of two hosts: the server sends back what it gets until the client has ended, and has no connection then; the client has one.
+func twoHosts(t *testing.T, e *sockemu.Endpoint, port string) *sockemu.Conn {
+	role := os.Getenv("SOCKEMU_TEST_ROLE")
+	if role == "" {
+		t.Skip("SOCKEMU_TEST_ROLE doesn't say which of two hosts this is")
+	}
+	device(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	if role == "server" {
+		l, err := e.Listen(ctx, "tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_TCP_ADDR"), port))
+		require.NoError(t, err)
+		c, err := l.AcceptConn()
+		require.NoError(t, err)
+		_, err = io.Copy(c, c)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		return nil
+	}
+	for {
+		c, err := e.Dial(ctx, "tcp", net.JoinHostPort(os.Getenv("SOCKEMU_TEST_PEER_TCP"), port))
+		if err == nil {
+			return c
+		}
+		require.NoError(t, ctx.Err(), err)
+		<-time.After(200 * time.Millisecond)
 	}
 }
 

@@ -100,7 +100,7 @@ func onSim(cfg sim.Config) setting {
 }
 
 // anywhere is a finder for the one device of a sim's host.
-type anywhere struct{ iwarp bool }
+type anywhere struct{ iwarp, software bool }
 
 func (anywhere) forget()             {}
 func (anywhere) check() error        { return nil }
@@ -109,7 +109,7 @@ func (f anywhere) find(netip.Addr) (place, error) {
 	if f.iwarp {
 		return place{device: sim.DeviceName, port: 1, kind: KindIWARP}, nil
 	}
-	return place{device: sim.DeviceName, port: 1, gid: 1, kind: KindRoCEv2}, nil
+	return place{device: sim.DeviceName, port: 1, gid: 1, kind: KindRoCEv2, software: f.software}, nil
 }
 
 // onDevice has the machine's, if the environment names one.

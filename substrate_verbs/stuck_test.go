@@ -21,27 +21,9 @@ func TestStuckDevice(t *testing.T) {
 	letGo := a.Hold()
 	t.Cleanup(letGo)
 	t.Cleanup(b.Hold())
-	ended := make(chan error, 3)
-	go func() {
-		for {
-			if _, err := x.Send(0, [][]byte{make([]byte, 1000)}); err != nil {
-				ended <- err
-				return
-			}
-		}
-	}()
-	for _, k := range []*link{x, y} {
-		go func() {
-			for {
-				if _, err := k.Recv(make([]byte, 1000)); err != nil {
-					ended <- err
-					return
-				}
-			}
-		}()
-	}
+	ended := busy(x, y)
 	a.SetLink(false)
-	for range cap(ended) {
+	for range busyCalls {
 		require.ErrorIs(t, await(t, ended), substrate.ErrPathDown)
 	}
 	require.NoError(t, x.Close())
@@ -61,4 +43,41 @@ func TestStuckDevice(t *testing.T) {
 	letGo()
 	await(t, x.p.gone)
 	await(t, again.(*link).p.gone)
+}
+
+const busyCalls = 3
+
+// busy has x send and both receive, and returns how these calls end.
+func busy(x, y *link) <-chan error {
+	ended := make(chan error, busyCalls)
+	until := func(f func() error) {
+		var err error
+		for err == nil {
+			err = f()
+		}
+		ended <- err
+	}
+	go until(func() error { _, err := x.Send(0, [][]byte{make([]byte, 1000)}); return err })
+	for _, k := range []*link{x, y} {
+		go until(func() error { _, err := k.Recv(make([]byte, 1000)); return err })
+	}
+	return ended
+}
+
+// TestSilentDevice: where requests are neither finished nor given up, a call that waits for the device ends as soon as one that waits for the peer.
+func TestSilentDevice(t *testing.T) {
+	n := sim.New(sim.Config{})
+	a, b := n.Host("a"), n.Host("b")
+	o := Options{Death: 500 * time.Millisecond}
+	slow := anywhere{software: true} // gives up after 7.5 s
+	oa, ob := o, o
+	oa.Fabric, ob.Fabric = newDevices(a, slow), newDevices(b, slow)
+	x, y, _ := join(t, newTest(t, oa), newTest(t, ob))
+	ended := busy(x, y)
+	n.Cut(a, b, true)
+	for range busyCalls {
+		err := await(t, ended)
+		require.ErrorIs(t, err, substrate.ErrPathDown)
+		require.NotContains(t, err.Error(), "retries")
+	}
 }

@@ -58,6 +58,7 @@ var (
 	_ activemsg.Placer  = (*Carrier)(nil)
 	_ activemsg.Batcher = (*Carrier)(nil)
 	_ activemsg.Poller  = (*Carrier)(nil)
+	_ activemsg.Patient = (*Carrier)(nil)
 )
 
 // closing in Carrier.users lets nobody in any more.

@@ -367,6 +367,32 @@ func TestBarren(t *testing.T) {
 	})
 }
 
+// TestBarrenReceiver: where it is the receiving goroutine that sends, the endpoint ends as soon as for a silent peer.
+func TestBarrenReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const death = 600 * time.Millisecond
+		s := simulated(t, sim.Config{})
+		x, y := s.connect(t, ConnConfig{Timeout: 31}, ConnConfig{Timeout: 31})
+		var h activemsg.Handlers
+		h.Quick(1, func(m *activemsg.Msg) {
+			s.net.Cut(s.net.Host("a"), s.net.Host("b"), true)
+			for m.Endpoint.TrySend(2, [][]byte{make([]byte, 2000)}) == nil {
+			}
+		})
+		a, err := activemsg.New(x, &h, activemsg.Config{Death: death})
+		require.NoError(t, err)
+		defer a.Close()
+		b, err := activemsg.New(y, &h, activemsg.Config{Death: death})
+		require.NoError(t, err)
+		defer b.Close()
+		require.NoError(t, a.Short(t.Context(), 1, [4]uint64{}))
+		start := time.Now()
+		<-b.Done()
+		require.ErrorIs(t, b.Err(), errBarren)
+		require.InDelta(t, death, time.Since(start), float64(death/4))
+	})
+}
+
 // TestSlowIsNotBarren: nor is one that is just very slow given up.
 func TestSlowIsNotBarren(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -39,17 +39,21 @@ type transmitter struct {
 	wc      [verbs.MaxPost]verbs.Completion
 	done    atomic.Uint64 // requests before it are finished
 	free    atomic.Uint64 // slots taken before it are free again
-	barren  atomic.Int32  // waits for a completion, of barrenTick each, that ended without one
+	barren  atomic.Int32  // waits for a completion, of wait each, that ended without one
+	wait    time.Duration //
 	tick    *time.Timer   // ends such a wait
 }
 
-// A Send waits for the device, which gives up a request that isn't acknowledged. If it doesn't, nothing else would end the wait: neither an interrupted
-// link can, nor the heartbeat, which takes a receiver that waits here for busy. It is counted in waits, so that a pause of this process isn't taken for one of the
-// device; a device that is told to repeat packets for longer than this was told too much.
+// A Send waits for the device, which gives up a request that isn't acknowledged. If it doesn't, nothing else may end the wait: an interrupted link
+// can't, nor does the heartbeat, which takes a receiver that waits here for busy. It is counted in waits, so that a pause of this process isn't taken
+// for one of the device; a device that is told to repeat packets for longer than this was told too much.
 const (
-	barrenTick = time.Second
+	barrenTick = time.Second // unless Patience says more or less
 	barrenMost = 12
 )
+
+// Patience bounds a Send that waits for a device that finishes no request.
+func (c *Carrier) Patience(d time.Duration) { c.tx.wait = max(d/barrenMost, time.Millisecond) }
 
 var errBarren = errors.New("the device finishes no request")
 
@@ -63,6 +67,7 @@ func (t *transmitter) init(depth, slots int) {
 	t.depth, t.slots = uint64(depth), uint64(slots)
 	t.every = min(t.depth/4, 32)
 	t.notes = make([]note, depth)
+	t.wait = barrenTick
 }
 
 func (t *transmitter) room() uint64 { return t.depth - (t.made - t.done.Load()) }
@@ -315,13 +320,13 @@ func (c *Carrier) await() error {
 	if err := c.ended(); err != nil {
 		return err
 	}
-	c.tx.tick.Reset(barrenTick)
+	c.tx.tick.Reset(c.tx.wait)
 	err = c.sends.Wait()
 	c.tx.tick.Stop()
 	if err != nil {
 		return c.fail("send", substrate.PathDown, err)
 	}
-	if time.Since(began) >= barrenTick && c.tx.barren.Add(1) >= barrenMost {
+	if time.Since(began) >= c.tx.wait && c.tx.barren.Add(1) >= barrenMost {
 		return c.fail("send", substrate.PathDown, errBarren)
 	}
 	return c.ended()
