@@ -1,9 +1,11 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -145,7 +147,8 @@ func (c *choice) follow(p *peer, d selector.Decision, young bool) {
 }
 
 // order says which paths to try for a connection without a link, the best first: what the choice falls on, the others that work,
-// then the base paths given.
+// then the base paths given. But what has broken one path of a substrate other than the base may have broken all of them, so they come last: the choice
+// falls on one of them again when it has been measured.
 func (c *choice) order(base []selector.Path) []selector.Path {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -182,7 +185,20 @@ func (c *choice) order(base []selector.Path) []selector.Path {
 	for _, p := range base {
 		add(p)
 	}
+	if cur.Substrate != c.p.e.cfg.Substrate.Name() {
+		slices.SortStableFunc(list, func(p, q selector.Path) int {
+			return cmp.Compare(same(p, cur), same(q, cur))
+		})
+	}
 	return list
+}
+
+// same is 1 for two paths of one substrate, else 0.
+func same(p, q selector.Path) int {
+	if p.Substrate == q.Substrate {
+		return 1
+	}
+	return 0
 }
 
 // boundAt is since when the connection has been on its path. Under mu.

@@ -129,6 +129,32 @@ func TestUpgrade(t *testing.T) {
 
 // TestSwitches: many moves, in both directions, at any moment of a busy connection, over links of every kind, some of which break
 // meanwhile.
+// TestSisterPathIsSilentToo: what ends one path of a substrate makes another one hang, that would be preferred. It costs no time.
+func TestSisterPathIsSilentToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &roads{base: fault.New(fault.Config{Seed: 1, Name: "base"}), fast: fault.New(fault.Config{Seed: 2, Name: "fast"})}
+		r.base.All().Shape(fault.Both, fault.Shape{Delay: 2 * time.Millisecond})
+		policy, err := selector.ParsePolicy("prefer:fast")
+		require.NoError(t, err)
+		cfg := Config{NoSharing: true, NoWatch: true, Policy: func(string) selector.Policy { return policy }}
+		ca, cb := cfg, cfg
+		ca.Substrate, cb.Substrate = r.base.Host("a"), r.base.Host("b")
+		ca.Others = []Other{{Substrate: r.fast.Host("a"), Listen: "a:0"}}
+		fast := r.fast.Host("b")
+		cb.Others = []Other{{Substrate: fast, Listen: "b:0"}, {Substrate: fast, Listen: "b:0"}}
+		r.ea, r.eb = New(ca), New(cb)
+		r.connect(t)
+		end := r.talk()
+		r.until(t, "fast", time.Second)
+		time.Sleep(10 * time.Second) // both have been measured
+		r.fast.All().Blackhole(fault.Both, true)
+		r.fast.CutAll()
+		require.Less(t, r.until(t, "base", time.Second), raceFrom)
+		require.NoError(t, end())
+	})
+}
+
 func TestSwitches(t *testing.T) {
 	t.Parallel()
 	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "gathers": {Seed: 6, Keeps: true, Gather: 4096}, "retains": {Seed: 5, Retains: true}} {
