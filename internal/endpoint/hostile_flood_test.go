@@ -11,6 +11,7 @@ import (
 	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/substrate/fault"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -58,6 +59,49 @@ func TestBusyBeforeHello(t *testing.T) {
 		exchange(t, a, b)
 		require.NoError(t, a.Close())
 		require.NoError(t, b.Close())
+	})
+}
+
+// late is a listener of a process that isn't run for a while at every deadline for its sends that it sets.
+type late struct{ substrate.Listener }
+
+func (l late) Accept() (substrate.Link, error) {
+	link, err := l.Listener.Accept()
+	return lateLink{link}, err
+}
+
+type lateLink struct{ substrate.Link }
+
+func (l lateLink) SetSendDeadline(t time.Time) error {
+	err := l.Link.SetSendDeadline(t)
+	time.Sleep(200 * time.Millisecond)
+	return err
+}
+
+// TestBusyLate: a listener on a machine that has too much to do says so, late; it doesn't hang up without a word.
+func TestBusyLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := fault.New(fault.Config{HardClose: true})
+		defer n.Close()
+		b := n.Host("b")
+		raw, err := b.Listen(t.Context(), "b:1")
+		require.NoError(t, err)
+		eb := New(Config{Substrate: b, MaxHandshakes: 1, NoSharing: true})
+		defer eb.Close()
+		_, err = eb.Serve(late{raw}, Plain{}, false)
+		require.NoError(t, err)
+		x := n.Host("x")
+		silent, err := x.Dial(t.Context(), "b:1")
+		require.NoError(t, err)
+		defer silent.Close()
+		synctest.Wait()
+		link, err := x.Dial(t.Context(), "b:1")
+		require.NoError(t, err)
+		defer link.Close()
+		_, _, err = dialHandshake(t.Context(), link, request{kind: wire.KindOpen, gid: gid.New(), my: fresh()})
+		var r *session.RefusedError
+		require.ErrorAs(t, err, &r)
+		require.Equal(t, wire.StatusBusy, r.Status)
 	})
 }
 

@@ -196,8 +196,7 @@ func (l *Listener) loop() {
 		default:
 			// A flood: answer without reading, so that it costs neither memory nor a goroutine.
 			l.e.count.busy.Add(1)
-			link.SetSendDeadline(time.Now().Add(10 * time.Millisecond))
-			sendAll(link, wire.Reply{Version: wire.Version, Status: wire.StatusBusy, Proc: l.e.proc}.Append(nil))
+			refuse(link, l.e.proc, wire.StatusBusy)
 			link.Close()
 		}
 	}
