@@ -264,13 +264,6 @@ func dialHandshake(ctx context.Context, link substrate.Link, q request) (wire.Se
 	return peer, a, nil
 }
 
-// refuse answers a link with a status and nothing else. A new link takes so few bytes at once, so the deadline hardly bounds a wait: most of it
-// is for a process that isn't run for a while between this line and the next.
-func refuse(link substrate.Link, me gid.ProcessID, st wire.Status) {
-	link.SetSendDeadline(time.Now().Add(time.Second))
-	sendAll(link, wire.Reply{Version: wire.Version, Status: st, Proc: me}.Append(nil))
-}
-
 // offer is a dialer's first message, opened.
 type offer struct {
 	hello wire.Hello

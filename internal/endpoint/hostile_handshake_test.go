@@ -10,8 +10,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sockemu/sockemu/gid"
 	"github.com/sockemu/sockemu/internal/session"
 	"github.com/sockemu/sockemu/substrate"
+	"github.com/sockemu/sockemu/substrate/fault"
 	"github.com/sockemu/sockemu/wire"
 )
 
@@ -237,4 +239,34 @@ func TestBadSetup(t *testing.T) {
 		m, _ := opening(t, [32]byte{1}, good.Append(nil), nil)
 		s.refused(t, m, wire.StatusKey, "another cluster's key")
 	})
+}
+
+// TestRefusalIsRead: who is turned away learns why, also where a link that is closed with unread bytes takes what was sent before with it.
+func TestRefusalIsRead(t *testing.T) {
+	for name, busy := range map[string]bool{"unknown": false, "busy": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newCouple(t, fault.Config{Seed: 5, HardClose: true}, Config{MaxHandshakes: 8})
+				p.n.All().Shape(fault.Both, fault.Shape{Delay: 5 * time.Millisecond})
+				want := wire.StatusUnknown
+				if busy {
+					want = wire.StatusBusy
+					for range cap(p.eb.slots) {
+						p.eb.slots <- struct{}{}
+					}
+					defer func() {
+						for range cap(p.eb.slots) {
+							<-p.eb.slots
+						}
+					}()
+				}
+				for range 50 {
+					_, _, _, err := p.ea.open(t.Context(), p.ea.basePath("b:1"), request{kind: wire.KindResume, gid: gid.New(), my: wire.Setup{Epoch: 1, LinkNo: 2}})
+					var r *session.RefusedError
+					require.ErrorAs(t, err, &r)
+					require.Equal(t, want, r.Status)
+				}
+			})
+		})
+	}
 }

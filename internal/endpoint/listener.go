@@ -169,6 +169,7 @@ func (e *Endpoint) released(l *Listener) *Listener {
 
 func (l *Listener) loop() {
 	backoff := time.Duration(0)
+	var drained [wire.HelloSize + wire.MaxNoise]byte
 	raw := l.rawNow()
 	for {
 		link, err := raw.Accept()
@@ -197,6 +198,7 @@ func (l *Listener) loop() {
 			// A flood: answer without reading, so that it costs neither memory nor a goroutine.
 			l.e.count.busy.Add(1)
 			refuse(link, l.e.proc, wire.StatusBusy)
+			link.Drain(drained[:]) // what is there already: see seeOff, for which there is no time here
 			link.Close()
 		}
 	}
@@ -287,13 +289,6 @@ func (l *Listener) readMagic(link substrate.Link, b []byte, deadline time.Time) 
 		link.SetRecvDeadline(deadline)
 	}
 	return n, nil
-}
-
-func (l *Listener) turnAway(link substrate.Link, st wire.Status, err error) {
-	l.e.count.refused.Add(1)
-	l.e.log.Debug("link turned away", "from", link.RemoteAddr(), "status", st, "err", err)
-	refuse(link, l.e.proc, st)
-	link.Close()
 }
 
 func (l *Listener) servePlain(link substrate.Link, head []byte) {
