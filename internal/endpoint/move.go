@@ -20,7 +20,7 @@ const (
 )
 
 // move takes the connection to the path that was decided on. ready, if not nil, is a link of its own that was measured there.
-func (c *choice) move(p *peer, d selector.Decision, ready *lane) {
+func (c *choice) move(p *peer, d selector.Decision, ready *track) {
 	e := p.e
 	p.mu.Lock()
 	most := trips(moveTrips, p.rtt, moveTime)

@@ -9,10 +9,10 @@ import (
 // A spare is how the most promising path is measured where a young connection may go over to it: over a standby link of that connection. If the
 // choice falls there, the link need not be opened again, which on a busy machine takes as long as all the rest.
 type spare struct {
-	p    *peer
-	c    *choice
-	path selector.Path
-	lane *lane // nil: not opened (yet)
+	p     *peer
+	c     *choice
+	path  selector.Path
+	track *track // nil: not opened (yet)
 }
 
 // noNote stands before a request to measure a standby link: the length of a message that isn't there.
@@ -44,23 +44,23 @@ func (c *choice) mayTry(p *peer, path selector.Path) bool {
 }
 
 // take gives the open link away, if it is one for c over path; else it returns nil.
-func (s *spare) take(c *choice, path selector.Path) *lane {
-	if s == nil || s.c != c || s.path != path || s.lane == nil || s.lane.alone || s.lane.err != nil {
+func (s *spare) take(c *choice, path selector.Path) *track {
+	if s == nil || s.c != c || s.path != path || s.track == nil || s.track.alone || s.track.err != nil {
 		return nil
 	}
-	l := s.lane
-	if l.close(); l.err != nil { // that ended the measurement, not the link; it may have come too late
+	tr := s.track
+	if tr.close(); tr.err != nil { // that ended the measurement, not the link; it may have come too late
 		return nil
 	}
-	s.lane = nil
-	return l
+	s.track = nil
+	return tr
 }
 
 // drop closes the link if it was of no use.
 func (s *spare) drop() {
-	if s == nil || s.lane == nil {
+	if s == nil || s.track == nil {
 		return
 	}
-	s.lane.standby.Interrupt()
-	s.lane.standby.Close()
+	s.track.standby.Interrupt()
+	s.track.standby.Close()
 }

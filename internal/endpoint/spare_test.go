@@ -88,9 +88,9 @@ func TestWhoseSpareItIs(t *testing.T) {
 	c := &choice{}
 	closed := 0
 	mk := func(change func(s *spare)) *spare {
-		l := &lane{path: path}
+		l := &track{path: path}
 		l.close = func() { closed++ }
-		s := &spare{c: c, path: path, lane: l}
+		s := &spare{c: c, path: path, track: l}
 		change(s)
 		return s
 	}
@@ -100,10 +100,10 @@ func TestWhoseSpareItIs(t *testing.T) {
 	require.Nil(t, s.take(c, path), "once")
 	require.Nil(t, mk(func(*spare) {}).take(&choice{}, path))
 	require.Nil(t, mk(func(*spare) {}).take(c, other))
-	require.Nil(t, mk(func(s *spare) { s.lane.err = errors.New("broken") }).take(c, path))
-	require.Nil(t, mk(func(s *spare) { s.lane.alone = true }).take(c, path))
-	require.Nil(t, mk(func(s *spare) { s.lane = nil }).take(c, path))
-	require.Nil(t, mk(func(s *spare) { s.lane.close = func() { s.lane.err = context.DeadlineExceeded } }).take(c, path))
+	require.Nil(t, mk(func(s *spare) { s.track.err = errors.New("broken") }).take(c, path))
+	require.Nil(t, mk(func(s *spare) { s.track.alone = true }).take(c, path))
+	require.Nil(t, mk(func(s *spare) { s.track = nil }).take(c, path))
+	require.Nil(t, mk(func(s *spare) { s.track.close = func() { s.track.err = context.DeadlineExceeded } }).take(c, path))
 	require.Nil(t, (*spare)(nil).take(c, path))
 }
 

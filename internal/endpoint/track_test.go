@@ -18,9 +18,9 @@ import (
 	"github.com/sockemu/sockemu/wire"
 )
 
-// fakeLane is a path whose round trips, in a bubble's time, take rtt and what load adds, and whose trains take perByte ns a byte more, and load.
-func fakeLane(rtt time.Duration, perByte float64, load func(n int) time.Duration) *lane {
-	l := &lane{perByte: math.Inf(1), next: probePiece, close: func() {}, renew: func() {}, slow: rtt > slowPath}
+// fakeTrack is a path whose round trips, in a bubble's time, take rtt and what load adds, and whose trains take perByte ns a byte more, and load.
+func fakeTrack(rtt time.Duration, perByte float64, load func(n int) time.Duration) *track {
+	l := &track{perByte: math.Inf(1), next: probePiece, close: func() {}, renew: func() {}, slow: rtt > slowPath}
 	l.ask = func(_ wire.ProbeOp, n, _ int) (time.Duration, error) {
 		d := rtt + time.Duration(float64(n)*perByte) + load(n)
 		time.Sleep(d)
@@ -34,11 +34,11 @@ func noLoad(int) time.Duration { return 0 }
 // TestTrains: neither memory that is touched for the first time, nor a moment in which the machine is busy, nor a slow path makes the
 // measurement wrong or long.
 func TestTrains(t *testing.T) {
-	train := func(rtt time.Duration, perByte float64, load func(n int) time.Duration) (l *lane, took time.Duration) {
+	train := func(rtt time.Duration, perByte float64, load func(n int) time.Duration) (l *track, took time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
-			l = fakeLane(rtt, perByte, load)
+			l = fakeTrack(rtt, perByte, load)
 			start := time.Now()
-			measure([]*lane{l}, nil)
+			measure([]*track{l}, nil)
 			took = time.Since(start)
 		})
 		return l, took
@@ -102,9 +102,9 @@ func TestFarPaths(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l, start := farLane(c.rtt, c.perByte, c.load), time.Now()
-				l.pings = []time.Duration{c.rtt} // openLane's
-				measure([]*lane{l}, nil)
+				l, start := farTrack(c.rtt, c.perByte, c.load), time.Now()
+				l.pings = []time.Duration{c.rtt} // openTrack's
+				measure([]*track{l}, nil)
 				require.Less(t, time.Since(start), 3*probeTime)
 				if c.fails != "" {
 					require.ErrorContains(t, l.err, c.fails)
@@ -121,9 +121,9 @@ func TestFarPaths(t *testing.T) {
 	}
 }
 
-// farLane is a slow fakeLane whose answers have the time that links have.
-func farLane(rtt time.Duration, perByte float64, load func(n int) time.Duration) *lane {
-	l := fakeLane(rtt, perByte, load)
+// farTrack is a slow fakeTrack whose answers have the time that links have.
+func farTrack(rtt time.Duration, perByte float64, load func(n int) time.Duration) *track {
+	l := fakeTrack(rtt, perByte, load)
 	var end time.Time
 	l.renew = func() { end = time.Now().Add(probeTime) }
 	l.renew()
@@ -159,9 +159,9 @@ func TestTurns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				for seed := range uint64(20) {
 					load := load(rand.New(rand.NewPCG(seed, 1)))
-					a, b := fakeLane(10*time.Microsecond, .1, load), fakeLane(5*time.Microsecond, .1, load)
+					a, b := fakeTrack(10*time.Microsecond, .1, load), fakeTrack(5*time.Microsecond, .1, load)
 					start := time.Now()
-					measure([]*lane{a, b}, nil)
+					measure([]*track{a, b}, nil)
 					require.Less(t, time.Since(start), 150*time.Millisecond)
 					ma, mb := a.outcome(true).m, b.outcome(true).m
 					require.True(t, ma.OK() && mb.OK())
@@ -177,7 +177,7 @@ func TestTurns(t *testing.T) {
 // TestTurnsAfterFailure: a path that breaks while it is measured with others leaves them theirs.
 func TestTurnsAfterFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := fakeLane(10*time.Microsecond, .1, noLoad), fakeLane(5*time.Microsecond, .1, noLoad)
+		a, b := fakeTrack(10*time.Microsecond, .1, noLoad), fakeTrack(5*time.Microsecond, .1, noLoad)
 		good, n := b.ask, 0
 		broken := &substrate.Error{Op: "recv", Class: substrate.PathDown, Err: errors.New("gone")}
 		b.ask = func(op wire.ProbeOp, size, back int) (time.Duration, error) {
@@ -186,7 +186,7 @@ func TestTurnsAfterFailure(t *testing.T) {
 			}
 			return good(op, size, back)
 		}
-		measure([]*lane{a, b}, nil)
+		measure([]*track{a, b}, nil)
 		ma, mb := a.outcome(true).m, b.outcome(true).m
 		require.True(t, ma.OK())
 		require.InDelta(t, 10*time.Microsecond, ma.Cost.RTT, 100)
@@ -198,7 +198,7 @@ func TestTurnsAfterFailure(t *testing.T) {
 // TestTurnsWithSilence: a path that falls silent while it is measured with others takes none of their time.
 func TestTurnsWithSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bounded := func(l *lane) *lane { // by probeTime, as links are
+		bounded := func(l *track) *track { // by probeTime, as links are
 			good, end := l.ask, time.Time{}
 			l.renew = func() { end = time.Now().Add(probeTime) }
 			l.renew()
@@ -212,13 +212,13 @@ func TestTurnsWithSilence(t *testing.T) {
 			return l
 		}
 		n := 0
-		a, b := bounded(fakeLane(10*time.Microsecond, .1, noLoad)), bounded(fakeLane(5*time.Microsecond, .1, func(int) time.Duration {
+		a, b := bounded(fakeTrack(10*time.Microsecond, .1, noLoad)), bounded(fakeTrack(5*time.Microsecond, .1, func(int) time.Duration {
 			if n++; n == 20 {
 				return probeTime
 			}
 			return 0
 		}))
-		measure([]*lane{a, b}, nil)
+		measure([]*track{a, b}, nil)
 		require.True(t, a.outcome(true).m.OK(), a.err)
 		require.ErrorIs(t, b.err, context.DeadlineExceeded)
 	})
@@ -304,9 +304,9 @@ func TestLooks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, b := fakeLane(c.ping, .1, noLoad), fakeLane(c.ping, .1, noLoad)
+				a, b := fakeTrack(c.ping, .1, noLoad), fakeTrack(c.ping, .1, noLoad)
 				var calls []call
-				measure([]*lane{a, b}, func(late bool) bool {
+				measure([]*track{a, b}, func(late bool) bool {
 					calls = append(calls, call{len(a.turns), late})
 					require.NotEmpty(t, b.outcome(true).m.Turns)
 					return len(a.turns) >= c.until
