@@ -279,6 +279,20 @@ func (t *Table) Died(now time.Time, p Path, reason string) {
 	e.next = e.held
 }
 
+// RTT returns the median round trip over p as it was measured last; 0 if it wasn't, or if the path doesn't work now.
+func (t *Table) RTT(now time.Time, p Path) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.find(p)
+	if e == nil {
+		return 0
+	}
+	if c, _ := t.condition(e, now); c != fine {
+		return 0
+	}
+	return e.good.Cost.RTT
+}
+
 // Invalidate makes paths due at once and suspect until they are measured again: the network changed (a netlink event), or one
 // end moved. No paths means all. Hold-downs stay: a flapping interface makes many events.
 func (t *Table) Invalidate(now time.Time, reason string, paths ...Path) {

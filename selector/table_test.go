@@ -221,3 +221,19 @@ func TestTableIsSafeForConcurrentUse(t *testing.T) {
 	wg.Wait()
 	require.Len(t, table.Candidates(start, StartWeights, Policy{}), 3)
 }
+
+// RTT is what the last measurement says, as long as it holds.
+func TestTableRTT(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	table := NewTable("peer", Config{})
+	require.Zero(t, table.RTT(now, tcp), "no candidate")
+	table.SetOffers(offer(tcp))
+	require.Zero(t, table.RTT(now, tcp), "not measured yet")
+	r := table.Round(now)
+	table.Record(tcp, Measurement{Round: r.ID, At: now, Cost: tcpCost})
+	require.Equal(t, tcpCost.RTT, table.RTT(now, tcp))
+	require.Zero(t, table.RTT(now, udp))
+	require.Zero(t, table.RTT(now.Add(2*DefaultTTL), tcp), "too long ago")
+	table.Died(now, tcp, "gone")
+	require.Zero(t, table.RTT(now, tcp))
+}

@@ -240,13 +240,12 @@ func (c *choice) measuredRTT(path selector.Path) time.Duration {
 		return 0
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, k := range c.last.Candidates {
-		if k.Path == path && k.OK {
-			return time.Duration(k.Cost.RTT)
-		}
+	p := c.p
+	c.mu.Unlock()
+	if p == nil {
+		return 0
 	}
-	return 0
+	return p.table.RTT(time.Now(), path)
 }
 
 // why says why there is no path to try.
@@ -288,11 +287,11 @@ func (e *Endpoint) Why(s *session.Session) (Why, bool) {
 // MeasuredRTT is how long a round trip over the connection's path took when that was measured last; 0 if it wasn't, or not by this end.
 func (e *Endpoint) MeasuredRTT(s *session.Session) time.Duration {
 	name, addr, _ := s.Link()
-	why, _ := e.Why(s)
-	for _, k := range why.Report.Candidates {
-		if k.OK && k.Path == (selector.Path{Substrate: name, Addr: addr}) {
-			return time.Duration(k.Cost.RTT)
-		}
+	e.mu.Lock()
+	var c *choice
+	if en := e.sessions[endOf(s)]; en != nil {
+		c = en.choice
 	}
-	return 0
+	e.mu.Unlock()
+	return c.measuredRTT(selector.Path{Substrate: name, Addr: addr})
 }
