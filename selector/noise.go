@@ -87,7 +87,7 @@ func (r *record) least() time.Duration {
 // normalMedian: the median absolute deviation of a normal variable, 0.6745 sigma, times this is sigma.
 const normalMedian = 1.4826
 
-func median(list []float64) float64 {
+func median[T ~int64 | ~float64](list []T) T {
 	list = slices.Clone(list)
 	slices.Sort(list)
 	if n := len(list); n%2 == 0 {

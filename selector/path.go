@@ -2,6 +2,7 @@ package selector
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -51,6 +52,23 @@ type Measurement struct {
 	Turns []time.Duration
 	// Partial: the round goes on, and what it brings replaces this.
 	Partial bool
+}
+
+// RoundTrips returns what round trips measure: all of them, in any order, and quiet, those that count. Their median is the RTT, and how far they
+// are from it the jitter. None measure nothing.
+func RoundTrips(all, quiet []time.Duration) Measurement {
+	if len(all) == 0 || len(quiet) == 0 {
+		return Measurement{}
+	}
+	all = slices.Sorted(slices.Values(all))
+	rtt := median(quiet)
+	off := make([]time.Duration, len(quiet))
+	for i, d := range quiet {
+		off[i] = (d - rtt).Abs()
+	}
+	// The mean deviation of a normal variable is 1.2 times the median deviation.
+	cost := substrate.Cost{RTT: rtt, Jitter: median(off) * 6 / 5, Samples: len(all), Source: substrate.SourceProbe}
+	return Measurement{Cost: cost, RTTMin: all[0], RTTP99: all[len(all)*99/100]}
 }
 
 // OK reports that the probe succeeded.

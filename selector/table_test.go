@@ -237,3 +237,16 @@ func TestTableRTT(t *testing.T) {
 	table.Died(now, tcp, "gone")
 	require.Zero(t, table.RTT(now, tcp))
 }
+
+func TestRoundTrips(t *testing.T) {
+	const us = time.Microsecond
+	require.Equal(t, Measurement{}, RoundTrips(nil, nil))
+	require.Equal(t, Measurement{}, RoundTrips([]time.Duration{us}, nil))
+	m := RoundTrips([]time.Duration{90 * us, 10 * us, 20 * us, 12 * us, 14 * us}, []time.Duration{20 * us, 10 * us, 14 * us, 12 * us})
+	require.Equal(t, 13*us, m.Cost.RTT)
+	require.Equal(t, 2400*time.Nanosecond, m.Cost.Jitter, "1.2 times the median of 1, 1, 3 and 7")
+	require.Equal(t, 10*us, m.RTTMin)
+	require.Equal(t, 90*us, m.RTTP99)
+	require.Equal(t, 5, m.Cost.Samples)
+	require.True(t, m.OK())
+}

@@ -184,28 +184,13 @@ func (tr *track) scout() {
 
 // outcome sums up what was measured. Together: along with others, in the same turns.
 func (tr *track) outcome(together bool) probed {
-	m := selector.Measurement{At: time.Now()}
 	if tr.err != nil {
-		m.Class, m.Reason = substrate.ClassOf(tr.err), tr.err.Error()
-		return probed{tr.path, m, tr.peer}
+		return probed{tr.path, selector.Measurement{At: time.Now(), Class: substrate.ClassOf(tr.err), Reason: tr.err.Error()}, tr.peer}
 	}
-	slices.Sort(tr.pings)
-	m.RTTMin, m.RTTP99 = tr.pings[0], tr.pings[len(tr.pings)*99/100]
-	rtt := medianOf(tr.quiet)
-	off := make([]time.Duration, len(tr.quiet))
-	for i, d := range tr.quiet {
-		off[i] = (d - rtt).Abs()
-	}
-	// The mean deviation of a normal variable is 1.2 times the median deviation.
-	m.Cost = substrate.Cost{RTT: rtt, Jitter: medianOf(off) * 6 / 5, Samples: len(tr.pings), PerByte: tr.perByte, Source: substrate.SourceProbe}
+	m := selector.RoundTrips(tr.pings, tr.quiet)
+	m.At, m.Cost.PerByte = time.Now(), tr.perByte
 	if together {
 		m.Turns = tr.quiet
 	}
 	return probed{tr.path, m, tr.peer}
-}
-
-func medianOf(list []time.Duration) time.Duration {
-	list = slices.Clone(list)
-	slices.Sort(list)
-	return list[len(list)/2]
 }
