@@ -127,8 +127,6 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestSwitches: many moves, in both directions, at any moment of a busy connection, over links of every kind, some of which break
-// meanwhile.
 // TestSisterPathIsSilentToo: what ends one path of a substrate makes another one hang, that would be preferred. It costs no time.
 func TestSisterPathIsSilentToo(t *testing.T) {
 	t.Parallel()
@@ -155,6 +153,8 @@ func TestSisterPathIsSilentToo(t *testing.T) {
 	})
 }
 
+// TestSwitches: many moves, in both directions, at any moment of a busy connection, over links of every kind, some of which break
+// meanwhile.
 func TestSwitches(t *testing.T) {
 	t.Parallel()
 	for name, fast := range map[string]fault.Config{"plain": {Seed: 3}, "keeps": {Seed: 4, Keeps: true}, "gathers": {Seed: 6, Keeps: true, Gather: 4096}, "retains": {Seed: 5, Retains: true}} {
