@@ -86,6 +86,14 @@ type Placer interface {
 	Place(k Key, payload [][]byte) error
 }
 
+// A Forgetter is a Carrier that keeps the memory of segments until they are Done, also after Close.
+type Forgetter interface {
+	Carrier
+
+	// Forget says, after Close, that nobody looks at any segment any more, whether it is Done or not.
+	Forget()
+}
+
 // A Patient is a Carrier whose Send waits for a device, which may stop working without a word.
 type Patient interface {
 	Carrier

@@ -64,6 +64,8 @@ type Endpoint struct {
 	mark     uint32     // in.prefix when it was set
 	stall    *time.Timer
 
+	unstalling sync.Mutex // held by unstall
+
 	opens   opens // messages that we send
 	arrives arrives
 	posts   posts
@@ -207,7 +209,23 @@ func (e *Endpoint) Close() error {
 	e.fail(nil)
 	<-e.done
 	e.tasks.Wait()
+	e.forget()
 	return nil
+}
+
+// forget gives up what was received and not handled: by now nobody but who waits here might, in a call of Wait or Extract or because slots were scarce.
+func (e *Endpoint) forget() {
+	e.turn.mu.Lock()
+	defer e.turn.mu.Unlock()
+	e.extract.extracting.Lock()
+	defer e.extract.extracting.Unlock()
+	e.unstalling.Lock()
+	defer e.unstalling.Unlock()
+	e.turn.at, e.turn.n, e.turn.nspent = 0, 0, 0
+	e.extract.clear()
+	if f, ok := e.carrier.(Forgetter); ok {
+		f.Forget()
+	}
 }
 
 // fail ends the endpoint; nil is for Close. It doesn't wait: a device may take long to let go of a carrier (rxe 50 s, if packets of it lie in the

@@ -197,6 +197,8 @@ func (e *Endpoint) watchSlots() bool {
 
 // unstall runs while slots are scarce: a message that holds the oldest slot, on which all others wait, must leave it.
 func (e *Endpoint) unstall() {
+	e.unstalling.Lock()
+	defer e.unstalling.Unlock()
 	wait := stallTime
 	for e.Err() == nil {
 		e.rx.Lock()

@@ -226,6 +226,12 @@ func (q *queue) pop() (w waiting, ok bool) {
 	return w, true
 }
 
+func (q *queue) clear() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting, q.head = nil, 0
+}
+
 // Extract handles segments that have arrived, with Config.Manual, until it has handled maxBytes of payload or there are no more.
 // Segments are handled whole, so it may be one segment more; a message of no bytes counts as one. It returns how much it
 // handled and whether more waits. Quick handlers have returned when it returns, Stream handlers have started.

@@ -59,6 +59,8 @@ var (
 	_ activemsg.Batcher = (*Carrier)(nil)
 	_ activemsg.Poller  = (*Carrier)(nil)
 	_ activemsg.Patient = (*Carrier)(nil)
+
+	_ activemsg.Forgetter = (*Carrier)(nil)
 )
 
 // closing in Carrier.users lets nobody in any more.

@@ -158,6 +158,14 @@ func (c *Carrier) Done(s *activemsg.Segment) {
 	}
 }
 
+// Forget frees the memory of segments that are not Done. Nobody may look at them any more.
+func (c *Carrier) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lent = 0
+	c.freeSlots()
+}
+
 // postBack posts slots that have come back. mu is held.
 func (c *Carrier) postBack() {
 	err := c.qp.Post(c.back[:c.nback], nil)
