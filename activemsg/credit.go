@@ -134,7 +134,9 @@ func (w *window) take(ctx context.Context, e *Endpoint) error {
 	select {
 	case <-c.granted: // meanwhile: somebody else can have it
 		w.taken--
-		w.hand()
+		if w.freed() {
+			e.owed.tellCredit()
+		}
 	default:
 		w.line.leave(c)
 	}
@@ -150,12 +152,21 @@ func (w *window) hand() {
 	}
 }
 
-// giveBack returns a credit that wasn't used.
-func (w *window) giveBack() {
+// freed gives credits that have become free to those who wait, and reports whether somebody who tried is to be told of one. mu is held.
+func (w *window) freed() (tell bool) {
+	w.hand()
+	tell = w.starved && w.taken-w.released.Load() < w.size // once for all who failed to get one
+	w.starved = w.starved && !tell
+	w.hungry.Store(w.starved || !w.line.empty())
+	return tell
+}
+
+// giveBack returns a credit that wasn't used. It reports what freed does.
+func (w *window) giveBack() (tell bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.taken--
-	w.hand()
+	return w.freed()
 }
 
 var errOverRelease = errors.New("more segments released than were sent")
@@ -177,11 +188,7 @@ func (w *window) advance(released uint32) (n uint32, tell bool, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hand()
-	tell = w.starved && w.taken-w.released.Load() < w.size // once for all who failed to get one
-	w.starved = w.starved && !tell
-	w.hungry.Store(w.starved || !w.line.empty())
-	return n, tell, nil
+	return n, w.freed(), nil
 }
 
 // slots counts what a receiver owes: segments that have arrived, of which a prefix is released. As only the prefix counts,

@@ -3,6 +3,7 @@ package activemsg
 import (
 	"context"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -92,7 +93,7 @@ func TestWindow(t *testing.T) {
 	require.NoError(t, await(t, line[0]))
 	require.False(t, try())
 	require.Empty(t, line[1])
-	w.giveBack()
+	require.False(t, w.giveBack(), "it is taken")
 	require.NoError(t, await(t, line[1]))
 	w.sent.Store(3)
 	_, tell, err = w.advance(3)
@@ -108,6 +109,54 @@ func TestWindow(t *testing.T) {
 	close(e.done)
 	require.ErrorIs(t, w.take(t.Context(), e), net.ErrClosed)
 	require.True(t, w.line.empty())
+}
+
+// TestCreditGivenBack: who has tried in vain is told of a credit that comes back unused, too: nothing may be under way that would bring another.
+func TestCreditGivenBack(t *testing.T) {
+	w := window{size: 1, mu: new(sync.Mutex)}
+	try := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.try()
+	}
+	require.True(t, try())
+	require.False(t, try())
+	require.True(t, w.giveBack())
+	require.True(t, try())
+	require.True(t, func() bool { w.sent.Store(1); _, _, err := w.advance(1); return err == nil }())
+
+	// Who waits gives up just when a credit is given to him.
+	e := &Endpoint{done: make(chan struct{})}
+	e.owed.kick = make(chan struct{}, 1)
+	for n := uint32(2); n < 100; n++ {
+		require.True(t, try())
+		require.False(t, try())
+		ctx, cancel := context.WithCancel(t.Context())
+		took := make(chan error)
+		go func() { took <- w.take(ctx, e) }()
+		for waits := false; !waits; {
+			w.mu.Lock()
+			waits = !w.line.empty()
+			w.mu.Unlock()
+		}
+		w.mu.Lock()
+		cancel()
+		for range 100 { // until he waits for the lock, most likely
+			runtime.Gosched()
+		}
+		w.sent.Store(n)
+		w.released.Store(n)
+		tell := w.freed()
+		w.mu.Unlock()
+		if err := await(t, took); err == nil {
+			require.Equal(t, !tell, w.giveBack(), "once")
+			continue
+		}
+		require.True(t, try())
+		require.True(t, tell || e.owed.credit)
+		e.owed.credit = false
+		require.False(t, w.giveBack(), "it was told already")
+	}
 }
 
 // TestGrants plays sender, receiver and the wires between them in every order: at most two grants are ever under way, the receiver is never

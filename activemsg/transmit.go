@@ -433,7 +433,9 @@ func (e *Endpoint) try(h header, b body) error {
 	}
 	ok, err := e.submitNow(h, b)
 	if !ok {
-		e.out.giveBack()
+		if e.out.giveBack() {
+			e.owed.tellCredit()
+		}
 		return ErrNoCredit
 	}
 	return err
