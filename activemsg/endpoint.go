@@ -75,8 +75,15 @@ type Endpoint struct {
 	heard  atomic.Uint64 // for the heartbeat: rises when segments were received, and when they have been handled. Odd in between
 	last   uint64        // heard at the last beat; only the watch looks
 	silent int           // beats without news; only the watch looks
-	owed   owed          // what the keeper is to send
-	rtt    atomic.Int64
+
+	// If Send may have to wait for the peer (Limits.Waits), who may go on talking and take nothing: rises before and after each call, so it is odd in
+	// between. lastSends is that at the last beat, held how many beats one call has taken; only the watch looks.
+	sends     atomic.Uint64
+	lastSends uint64
+	held      int
+
+	owed owed // what the keeper is to send
+	rtt  atomic.Int64
 
 	ending atomic.Bool
 	err    *substrate.Error // why the endpoint ended, nil for Close; written before done is closed

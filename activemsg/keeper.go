@@ -77,7 +77,10 @@ func (e *Endpoint) keep() {
 	}
 }
 
-var errSilent = errors.New("nothing was heard from the peer")
+var (
+	errSilent = errors.New("nothing was heard from the peer")
+	errDeaf   = errors.New("the peer takes nothing")
+)
 
 // beats is into how many parts Death is divided: silence is noticed between beats-1 and beats of them.
 const beats = 5
@@ -90,8 +93,17 @@ func (e *Endpoint) beat() {
 	} else {
 		e.silent++
 	}
-	if e.silent == beats-1 {
+	if sends := e.sends.Load(); sends != e.lastSends || sends%2 == 0 {
+		e.lastSends, e.held = sends, 0
+	} else {
+		e.held++
+	}
+	switch {
+	case e.silent == beats-1:
 		e.failWith(substrate.PathDown, errSilent)
+		return
+	case e.held == beats-1:
+		e.failWith(substrate.PathDown, errDeaf)
 		return
 	}
 	e.owed.Lock()

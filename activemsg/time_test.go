@@ -132,6 +132,37 @@ func (w *wall) Close() error {
 	return w.Carrier.Close()
 }
 
+// A deaf carrier's peer takes nothing, but goes on talking.
+type deaf struct{ *wall }
+
+func (d deaf) Limits() Limits {
+	l := d.wall.Limits()
+	l.Waits = 1 << 20
+	return l
+}
+
+// TestDeafPeer: one that only talks is given up as soon as one that is silent. It could go on for ever: segments of control need no credit.
+func TestDeafPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := Pipe(PipeConfig{})
+		defer y.Close()
+		a, err := New(deaf{&wall{x, make(chan struct{})}}, new(Handlers), Config{})
+		require.NoError(t, err)
+		defer a.Close()
+		go a.Short(t.Context(), 1, [4]uint64{})
+		begun := time.Now()
+		for a.Err() == nil && time.Since(begun) < time.Minute {
+			var head [HeaderLen]byte
+			(&header{id: controlGrant, flags: flagControl}).put(&head)
+			require.NoError(t, y.Send(&head, nil))
+			time.Sleep(10 * time.Millisecond)
+		}
+		require.ErrorIs(t, a.Err(), substrate.ErrPathDown)
+		require.ErrorIs(t, a.Err(), errDeaf)
+		require.LessOrEqual(t, time.Since(begun), defaultDeath+10*time.Millisecond)
+	})
+}
+
 // TestCloseIsPrompt: a carrier that is stuck doesn't keep Close, nor who sends.
 func TestCloseIsPrompt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

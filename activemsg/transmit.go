@@ -293,12 +293,14 @@ func (e *Endpoint) flush() error {
 		c.batch = append(c.batch, s)
 	}
 	if e.batcher != nil && len(c.batch) > 1 {
-		return e.checked(e.batcher.SendBatch(c.batch))
+		e.calling()
+		return e.called(e.batcher.SendBatch(c.batch))
 	}
 	for i := range c.batch {
 		e.head = c.batch[i].Head
 		e.vec[0] = c.batch[i].Payload
-		if err := e.checked(e.carrier.Send(&e.head, e.vec[:])); err != nil {
+		e.calling()
+		if err := e.called(e.carrier.Send(&e.head, e.vec[:])); err != nil {
 			return err
 		}
 	}
@@ -317,7 +319,20 @@ func (e *Endpoint) send(h header, b body) error {
 		e.vec[0] = e.args[:]
 		b.pieces = e.vec[:]
 	}
-	return e.checked(e.carrier.Send(&e.head, b.pieces))
+	e.calling()
+	return e.called(e.carrier.Send(&e.head, b.pieces))
+}
+
+// calling notes that a call of the carrier begins that may have to wait for the peer; called, that it is over, and what checked does.
+func (e *Endpoint) calling() {
+	if e.limits.Waits != 0 {
+		e.sends.Add(1)
+	}
+}
+
+func (e *Endpoint) called(err error) error {
+	e.calling()
+	return e.checked(err)
 }
 
 // seal fills in what depends on the order in which segments are sent. It needs tx.
