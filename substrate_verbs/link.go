@@ -325,7 +325,7 @@ func (l *link) took(n int) (due bool) {
 	got := l.got.Load() + uint64(n)
 	sys.StoreRelease(&l.got, got)
 	due = got-l.told.Load() >= l.grant/4
-	if due && got-l.grownAt >= 2*l.grant && l.p.s.more(l.grant) {
+	if due && !l.over && got-l.grownAt >= 2*l.grant && l.p.s.more(l.grant) {
 		l.grant *= 2
 		l.grownAt = got
 	}

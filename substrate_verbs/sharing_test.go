@@ -145,6 +145,17 @@ func TestWindowGrows(t *testing.T) {
 	}
 }
 
+// TestClosedWindow: a Recv that comes back when its link has just been closed takes no memory for a larger window, which nobody would give back.
+func TestClosedWindow(t *testing.T) {
+	a, b, _ := two(t, Options{})
+	_, y, _ := join(t, a, b)
+	require.NoError(t, y.Close())
+	y.rcv.Lock()
+	defer y.rcv.Unlock()
+	require.True(t, y.took(2*firstWindow))
+	require.Zero(t, b.ahead.Load())
+}
+
 // TestNumbersReturn: links that come and go leave nothing behind at either end.
 func TestNumbersReturn(t *testing.T) {
 	a, b, _ := two(t, Options{})
