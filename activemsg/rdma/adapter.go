@@ -29,6 +29,7 @@ type Adapter struct {
 
 	mu       sync.Mutex
 	closed   bool
+	lost     error // events come no more
 	carriers map[*Carrier]bool
 	events   sync.WaitGroup
 }
@@ -127,7 +128,7 @@ var (
 	errGone     = errors.New("the device is gone")
 )
 
-// watch ends carriers when their port goes down.
+// watch ends carriers when their port goes down. Where it can't any more there must be none.
 func (a *Adapter) watch() {
 	for {
 		e, err := a.device.NextEvent()
@@ -135,6 +136,9 @@ func (a *Adapter) watch() {
 		case errors.Is(err, verbs.ErrClosed):
 			return
 		case err != nil:
+			a.mu.Lock()
+			a.lost = err
+			a.mu.Unlock()
 			a.failAll(err)
 			return
 		case e.Kind == verbs.EventPortDown && e.Port == a.number:
@@ -157,8 +161,11 @@ func (a *Adapter) failAll(err error) {
 func (a *Adapter) add(c *Carrier) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	switch {
+	case a.closed:
 		return verbs.ErrClosed
+	case a.lost != nil:
+		return a.lost
 	}
 	a.carriers[c] = true
 	return nil

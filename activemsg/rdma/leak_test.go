@@ -1,11 +1,13 @@
 package rdma
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/sockemu/sockemu/activemsg"
+	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/activemsg/verbs/sim"
 )
 
@@ -63,4 +65,31 @@ func TestNothingStays(t *testing.T) {
 			require.Zero(t, s.b.Usage().Registered)
 		})
 	}
+}
+
+// An eventless device can't tell what happens to it.
+type eventless struct {
+	verbs.Device
+	fail chan struct{}
+}
+
+var errNoEvents = errors.New("no events")
+
+func (d eventless) NextEvent() (verbs.Event, error) {
+	<-d.fail
+	return verbs.Event{}, errNoEvents
+}
+
+// TestUnwatched: over a device whose events are lost there are no carriers: they would never hear that its port is down.
+func TestUnwatched(t *testing.T) {
+	n := sim.New(sim.Config{})
+	fail := make(chan struct{})
+	s := &setup{adapter(t, eventless{open(t, n, "a"), fail}, Config{}), adapter(t, open(t, n, "b"), Config{}), n}
+	a, _ := s.connect(t, ConnConfig{}, ConnConfig{})
+	close(fail)
+	s.a.events.Wait()
+	_, err := a.Recv(make([]activemsg.Segment, 1))
+	require.ErrorIs(t, err, errNoEvents)
+	_, err = s.a.Prepare(ConnConfig{})
+	require.ErrorIs(t, err, errNoEvents)
 }
