@@ -184,7 +184,9 @@ func TestLongPath(t *testing.T) {
 			m.mu.Unlock()
 		}
 		splits(true)
+		a.mu.Lock()
 		window := a.cc.Window()
+		a.mu.Unlock()
 		start := time.Now()
 		transfer(t, a, b, 10<<20)
 		require.Less(t, time.Since(start), 2*localTimeout)
@@ -194,8 +196,11 @@ func TestLongPath(t *testing.T) {
 		require.EqualValues(t, 1, after.LongLost)
 		require.EqualValues(t, 1, after.Timeouts)
 		require.NotZero(t, after.Split)
-		require.GreaterOrEqual(t, a.cc.Window(), min(window, nearWindow/4))
-		require.Zero(t, a.lastLoss)
+		a.mu.Lock()
+		narrowed, lastLoss := a.cc.Window(), a.lastLoss
+		a.mu.Unlock()
+		require.GreaterOrEqual(t, narrowed, min(window, nearWindow/4))
+		require.Zero(t, lastLoss)
 
 		for range 600 { // ten minutes
 			transfer(t, a, b, 1000)
