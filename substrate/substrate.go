@@ -148,6 +148,23 @@ type Describer interface {
 	Describe(ctx context.Context, address string) string
 }
 
+// A Borrower is a Link with Caps.Retains that also sends from memory which it may keep for a while only: that of a Write which has not returned
+// yet. What the peer has by then need never be copied.
+type Borrower interface {
+	Link
+
+	// Borrows is the length from which a write is better sent so. It doesn't change.
+	Borrows() int
+
+	// Borrow is Send of p. The link may keep p, which nobody changes, until Return. Return follows whatever Borrow returned, and before another Send
+	// or Borrow.
+	Borrow(off uint64, p []byte) (n int, err error)
+
+	// Return says that bufs has the bytes that Borrow took from off on, and that the peer's session has acknowledged those before off.
+	// The link is done with the borrowed memory when Return returns, and keeps bufs as if they had been sent from there.
+	Return(off uint64, bufs [][]byte)
+}
+
 // Caps says what the links of a substrate can do. The zero Caps is a plain byte stream.
 type Caps struct {
 	// Retains: Send keeps the slices until Release (UDP retransmits from them, verbs posts from them).

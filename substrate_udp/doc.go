@@ -1,5 +1,6 @@
 // Package udp is the substrate over UDP with a reliability of its own: faster than kernel TCP from Go where system calls and copies
-// are what counts, and not bound to a pair of addresses. A link retransmits from the session's own slices.
+// are what counts, and not bound to a pair of addresses. A link retransmits from the session's own slices; large writes it sends from the
+// writer's (borrow.go).
 //
 // One socket serves a listener and its links, another all links that are dialled; datagrams find their link by a random 64-bit
 // connection id, so a peer's address may change (path.go). One goroutine reads each socket, and

@@ -17,6 +17,9 @@ type sender struct {
 	copies *block // where small pieces, and those at offset Unkept, are copied to
 	filled int
 
+	borrowed [1][]byte // by the Borrow that runs
+	loan     uint64    // where in the link's stream that of the last one begins
+
 	una   uint64 // all before it is acknowledged
 	sent  uint64 // all before it was sent at least once
 	end   uint64 // all before it was taken by Send
@@ -83,6 +86,11 @@ func (p *piece) start() uint64 { return p.end - uint64(len(p.data)) }
 func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.send(off, bufs)
+}
+
+// send is Send. Under mu.
+func (l *link) send(off uint64, bufs [][]byte) (n int, err error) {
 	if err := l.sendErr(); err != nil {
 		return 0, err
 	}
@@ -141,7 +149,10 @@ func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 func (l *link) room() int {
 	flight := min(l.flight(), int(l.limit-l.una))
 	ahead := sendAhead
-	if l.beside {
+	switch {
+	case l.borrowed[0] != nil && l.near():
+		ahead = borrowAhead
+	case l.beside:
 		ahead = besideAhead
 	}
 	return flight + ahead - int(l.end-l.una)
@@ -265,7 +276,12 @@ func (s *sender) gather(vec [][]byte, off uint64, n int) (_ [][]byte, ok bool) {
 func (l *link) Release(off uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := l.head; i < len(l.pieces); i++ {
+	l.release(l.head, off)
+}
+
+// release is Release of pieces from an index on. Under mu.
+func (l *link) release(i int, off uint64) {
+	for ; i < len(l.pieces); i++ {
 		p := &l.pieces[i]
 		if p.sess == substrate.Unkept || len(p.data) == 0 {
 			continue

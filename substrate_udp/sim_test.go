@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,10 +72,11 @@ func simulate(t *testing.T, seed uint64) {
 		}
 	}
 	var work sync.WaitGroup
+	var got [2]atomic.Int64 // by each end
 	for i, l := range []substrate.Link{a, b} {
 		out, in := simStream(seed, i, sizes[i]), simStream(seed, 1-i, sizes[1-i])
-		work.Go(func() { over(simSend(t, l, out, rand.New(rand.NewPCG(seed, uint64(10+i))))) })
-		work.Go(func() { over(simRecv(t, l, in, rand.New(rand.NewPCG(seed, uint64(20+i))))) })
+		work.Go(func() { over(simSend(t, l, out, &got[1-i], rand.New(rand.NewPCG(seed, uint64(10+i))))) })
+		work.Go(func() { over(simRecv(t, l, in, &got[i], rand.New(rand.NewPCG(seed, uint64(20+i))))) })
 	}
 	// Meanwhile.
 	done := make(chan struct{})
@@ -160,24 +162,32 @@ func simStream(seed uint64, i, n int) []byte {
 	return b
 }
 
-// simSend sends b in pieces, some of them unkept, and destroys what it may.
-func simSend(t *testing.T, l substrate.Link, b []byte, rng *rand.Rand) bool {
-	off := uint64(0)
+// simSend sends b in pieces, some of them unkept, some borrowed, and destroys what it may. The other end has got so many bytes.
+func simSend(t *testing.T, l substrate.Link, b []byte, got *atomic.Int64, rng *rand.Rand) bool {
+	off, total := uint64(0), len(b)
 	for len(b) > 0 {
 		p := bytes.Clone(b[:min(len(b), 1+rng.IntN(1<<rng.IntN(18)))])
-		o := off
-		if rng.IntN(5) == 0 {
-			o = substrate.Unkept
+		var n int
+		var err error
+		switch rng.IntN(5) {
+		case 0:
+			n, err = l.Send(substrate.Unkept, [][]byte{p})
+			clear(p)
+		case 1, 2:
+			borrower := l.(substrate.Borrower)
+			n, err = borrower.Borrow(off, p)
+			acked := min(max(0, int(got.Load())-(total-len(b))), n)
+			rest := bytes.Clone(p[acked:n])
+			borrower.Return(off+uint64(acked), [][]byte{rest[:len(rest)/3], rest[len(rest)/3:]})
+			clear(p)
+			off += uint64(n)
+		default:
+			n, err = l.Send(off, [][]byte{p})
+			off += uint64(n)
 		}
-		n, err := l.Send(o, [][]byte{p})
 		if err != nil {
 			t.Errorf("Send: %v", err)
 			return false
-		}
-		if o == substrate.Unkept {
-			clear(p)
-		} else {
-			off += uint64(n)
 		}
 		b = b[n:]
 		if rng.IntN(10) == 0 {
@@ -187,7 +197,7 @@ func simSend(t *testing.T, l substrate.Link, b []byte, rng *rand.Rand) bool {
 	return true
 }
 
-func simRecv(t *testing.T, l substrate.Link, want []byte, rng *rand.Rand) bool {
+func simRecv(t *testing.T, l substrate.Link, want []byte, got *atomic.Int64, rng *rand.Rand) bool {
 	for len(want) > 0 {
 		p := make([]byte, 1+rng.IntN(1<<rng.IntN(18)))
 		n, err := l.Recv(p[:min(len(p), len(want))])
@@ -199,6 +209,7 @@ func simRecv(t *testing.T, l substrate.Link, want []byte, rng *rand.Rand) bool {
 			t.Errorf("wrong bytes, %d before the end", len(want))
 			return false
 		}
+		got.Add(int64(n))
 		want = want[n:]
 		if rng.IntN(20) == 0 {
 			<-time.After(time.Duration(rng.IntN(50)) * time.Millisecond)

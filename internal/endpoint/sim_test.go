@@ -177,7 +177,7 @@ func (sc *schedule) config(n *fault.Network, host string) Config {
 
 // run plays the schedule in the present bubble and says what went wrong.
 func (sc *schedule) run() (err error) {
-	n := fault.New(fault.Config{Seed: sc.Seed, Buffer: sc.NetBuffer, Retains: sc.Retains && !sc.Keeps, Keeps: sc.Keeps, Gather: int(sc.Seed/2%3) * 1000, HardClose: sc.Seed%2 == 0})
+	n := fault.New(fault.Config{Seed: sc.Seed, Buffer: sc.NetBuffer, Retains: sc.Retains && !sc.Keeps, Keeps: sc.Keeps, Gather: int(sc.Seed/2%3) * 1000, Borrow: int(sc.Seed/3%3) * 500, HardClose: sc.Seed%2 == 0})
 	defer n.Close()
 	n.All().Shape(fault.Both, fault.Shape{Delay: sc.Delay, Jitter: sc.Jitter, Rate: sc.Rate, SendPiece: sc.Piece, RecvPiece: sc.Piece})
 	ctx := context.Background()

@@ -17,14 +17,15 @@ const settled = 50 * time.Millisecond
 
 // A binding is a link while a session is bound to it.
 type binding struct {
-	link    substrate.Link
-	mover   substrate.Mover // link's Send and Recv: settle is the only one to Close it, when none of them runs
-	name    string
-	addr    string
-	no      uint64
-	seal    *Seal
-	at      time.Time
-	retains bool
+	link     substrate.Link
+	mover    substrate.Mover // link's Send and Recv: settle is the only one to Close it, when none of them runs
+	name     string
+	addr     string
+	no       uint64
+	seal     *Seal
+	at       time.Time
+	retains  bool
+	borrower substrate.Borrower // link, if it is one; else nil
 
 	rdl, wdl   time.Time // deadlines set on the link; guarded by Session.mu
 	appSending bool      // a Write sends under the application's deadline; guarded by Session.mu

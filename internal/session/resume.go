@@ -155,6 +155,9 @@ func (s *Session) Bind(nl NewLink) error {
 	s.peerLimit = max(s.peerLimit, p.Limit)
 	b := &binding{link: nl.Link, mover: moverOf(nl.Link), name: nl.Name, addr: nl.Addr, retains: nl.Retains, no: nl.LinkNo, seal: nl.Seal, at: time.Now(), framesDone: make(chan struct{})}
 	b.keep.k, _ = nl.Link.(substrate.Keeper)
+	if nl.Retains {
+		b.borrower, _ = nl.Link.(substrate.Borrower)
+	}
 	if g, ok := nl.Link.(substrate.Gatherer); ok {
 		b.keep.gather = min(g.Gather(), corkMost)
 	}

@@ -89,17 +89,10 @@ func (s *Session) write(p []byte, cork bool) (int, error) {
 		if b != nil && b.retains && len(p) >= corkRetained {
 			cork = false
 		}
-		switch {
-		case room == 0 || b == nil || !b.txBare:
-		case cork || b.retains:
-			room = min(room, corkAhead-min(corkAhead, int(s.sent.Load()-s.next.Load())))
-		case s.tx.tryLock():
-			if direct = s.next.Load() == s.sent.Load() && len(b.rest) == 0; direct {
-				b.appSending = true
-				b.setSendDeadline(s.wdl)
-				s.mu.tx.Store(b)
-			} else {
-				s.tx.unlock()
+		if room > 0 && b != nil && b.txBare {
+			direct = !cork && (!b.retains || b.borrows(len(p)-done)) && s.tryDirect(b)
+			if !direct && (cork || b.retains) {
+				room = min(room, corkAhead-min(corkAhead, int(s.sent.Load()-s.next.Load())))
 			}
 		}
 		wdl := s.wdl
@@ -109,7 +102,11 @@ func (s *Session) write(p []byte, cork bool) (int, error) {
 			s.awaitRoom(wdl)
 			continue
 		case direct:
-			n, err := s.sendDirect(b, p[done:min(len(p), done+room)])
+			send := s.sendDirect
+			if b.retains {
+				send = s.sendBorrowed
+			}
+			n, err := send(b, p[done:min(len(p), done+room)])
 			s.tx.unlock()
 			done += n
 			if err != nil {
@@ -135,6 +132,23 @@ func (s *Session) write(p []byte, cork bool) (int, error) {
 			return done, nil
 		}
 	}
+}
+
+// tryDirect takes tx for a Write that goes to the link without a copy: if nobody is sending and nothing waits to be sent. Under mu.
+func (s *Session) tryDirect(b *binding) bool {
+	if !s.tx.tryLock() {
+		return false
+	}
+	if s.next.Load() < s.sent.Load() || len(b.rest) > 0 {
+		s.tx.unlock()
+		return false
+	}
+	b.appSending = true
+	b.setSendDeadline(s.wdl)
+	if !b.retains {
+		s.mu.tx.Store(b)
+	}
+	return true
 }
 
 // corkLen is the length up to which writes are gathered.

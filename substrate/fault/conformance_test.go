@@ -34,7 +34,9 @@ func env(cfg fault.Config, shape fault.Shape) func(t *testing.T) substratetest.E
 func TestConformance(t *testing.T) {
 	t.Run("plain", func(t *testing.T) { substratetest.Run(t, env(fault.Config{}, fault.Shape{})) })
 	t.Run("keeping", func(t *testing.T) { substratetest.Run(t, env(fault.Config{Keeps: true}, fault.Shape{})) })
-	t.Run("retaining", func(t *testing.T) { substratetest.Run(t, env(fault.Config{Retains: true}, fault.Shape{})) })
+	t.Run("retaining", func(t *testing.T) {
+		substratetest.Run(t, env(fault.Config{Retains: true, Borrow: 1000}, fault.Shape{}))
+	})
 }
 
 // TestConformanceInBubble has time to spare for slow paths.
@@ -43,6 +45,6 @@ func TestConformanceInBubble(t *testing.T) {
 	slow := fault.Shape{Delay: time.Millisecond, Jitter: time.Millisecond, Rate: 100 << 20, SendPiece: 3000, RecvPiece: 2000}
 	t.Run("slow", func(t *testing.T) { substratetest.RunInBubble(t, env(fault.Config{Buffer: 10_000}, slow)) })
 	t.Run("slow and retaining", func(t *testing.T) {
-		substratetest.RunInBubble(t, env(fault.Config{Retains: true, Buffer: 5_000, HardClose: true}, slow))
+		substratetest.RunInBubble(t, env(fault.Config{Retains: true, Borrow: 1000, Buffer: 5_000, HardClose: true}, slow))
 	})
 }

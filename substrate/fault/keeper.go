@@ -23,6 +23,8 @@ func (l *Link) wrap() substrate.Link {
 		return gatherer{&keeper{Link: l}, cfg.Gather}
 	case cfg.Keeps:
 		return &keeper{Link: l}
+	case cfg.Retains && cfg.Borrow > 0:
+		return &borrower{Link: l, least: cfg.Borrow}
 	}
 	return l
 }

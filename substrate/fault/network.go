@@ -40,6 +40,8 @@ type Config struct {
 	Keeps bool
 	// Gather makes them gatherers of writes up to so many bytes (substrate.Gatherer).
 	Gather int
+	// Borrow makes those that retain borrowers of writes from so many bytes on (substrate.Borrower).
+	Borrow int
 	// HardClose makes Close reset the link if bytes have arrived that were never received, as kernel TCP does. Else Close is
 	// always orderly.
 	HardClose bool

@@ -85,6 +85,8 @@ var tests = []test{
 	{"KeeperTaken", testTaken},
 	{"KeeperTakenMeanwhile", testTakenMeanwhile},
 	{"KeeperKept", testKept},
+	{"BorrowerReturns", testBorrow},
+	{"BorrowerCutShort", testBorrowCutShort},
 	{"SoleMoves", testSole},
 	{"RecvDeadline", testRecvDeadline},
 	{"RecvDeadlineMovesBlockedRecv", testRecvDeadlineWhileBlocked},
