@@ -12,6 +12,13 @@ import (
 	"github.com/sockemu/sockemu/substrate/fault"
 )
 
+// exchange sends something both ways.
+func (r *roads) exchange(t *testing.T) {
+	t.Helper()
+	exchange(t, r.a, r.b)
+	exchange(t, r.b, r.a)
+}
+
 // TestFarIsNotSilent: a peer whose round trips take longer than a silent one is waited for speaks sockemu all the same.
 func TestFarIsNotSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -74,9 +81,15 @@ func TestFarPeer(t *testing.T) {
 						require.Less(t, time.Since(start), 24*rtt, "%s", r.whyOf(s))
 						time.Sleep(time.Millisecond)
 					}
+					lost := time.Now()
+					r.base.CutAll()
+					r.fast.CutAll()
+					r.exchange(t)
+					require.LessOrEqual(t, time.Since(lost), 6*rtt, "%s", r.why())
 					if words == "base" || words == "!fast" {
 						return // there is nothing to choose
 					}
+					start = time.Now()
 					for ok := false; !ok; time.Sleep(time.Millisecond) {
 						require.Less(t, time.Since(start), 30*rtt, "%s", r.whyOf(s))
 						w, _ := r.ea.Why(s)
