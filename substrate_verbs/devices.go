@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sockemu/sockemu/activemsg"
@@ -77,8 +78,9 @@ func (d *devices) Leave() {
 	d.joined--
 	var idle []*adapter
 	for _, a := range d.open {
-		if d.joined == 0 && a.users == 0 {
+		if d.joined == 0 && a.users.Load() == 0 {
 			idle = append(idle, a)
+			a.gone = true
 			delete(d.open, a.at)
 		}
 	}
@@ -130,7 +132,7 @@ func (d *devices) adapter(at place) (*adapter, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a := d.open[at]; a != nil {
-		a.users++
+		a.users.Add(1)
 		return a, nil
 	}
 	dev, err := d.provider.Open(at.device)
@@ -144,8 +146,10 @@ func (d *devices) adapter(at place) (*adapter, error) {
 	if b, err := a.Alloc(1); err == nil {
 		a.Free(b) // it stays registered: the first who sends needn't wait for that, nor measure it
 	}
-	d.open[at] = &adapter{Adapter: a, of: d, at: at, users: 1}
-	return d.open[at], nil
+	opened := &adapter{Adapter: a, of: d, at: at}
+	opened.users.Add(1)
+	d.open[at] = opened
+	return opened, nil
 }
 
 // distrust has the device opened anew the next time: it may have been removed and be back, or its port may have changed.
@@ -163,20 +167,28 @@ type adapter struct {
 	*rdma.Adapter
 	of    *devices
 	at    place
-	users int // under devices.mu
+	users atomic.Int64 // the first one, also after none, comes under devices.mu
+	gone  bool         // under it: it was closed
 }
 
-func (a *adapter) retain() {
-	a.of.mu.Lock()
-	a.users++
-	a.of.mu.Unlock()
+// retain adds a user, unless there is none any more. It takes no lock: while one device is being opened, which may take long, links send over others.
+func (a *adapter) retain() bool {
+	for n := a.users.Load(); n > 0; n = a.users.Load() {
+		if a.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *adapter) release() {
+	if a.users.Add(-1) > 0 {
+		return
+	}
 	a.of.mu.Lock()
-	a.users--
 	known := a.of.open[a.at] == a
-	last := a.users == 0 && (a.of.joined == 0 || !known)
+	last := a.users.Load() == 0 && !a.gone && (a.of.joined == 0 || !known)
+	a.gone = a.gone || last
 	if last && known {
 		delete(a.of.open, a.at)
 	}
@@ -242,9 +254,12 @@ var (
 )
 
 func (c *deviceCarrier) Lend(n int) []byte {
+	if !c.a.retain() { // first: memory that is lent keeps the adapter open
+		return nil
+	}
 	b := c.Carrier.Lend(n)
-	if b != nil {
-		c.a.retain()
+	if b == nil {
+		c.a.release()
 	}
 	return b
 }

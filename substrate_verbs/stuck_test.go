@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sockemu/sockemu/activemsg/verbs"
 	"github.com/sockemu/sockemu/activemsg/verbs/sim"
 	"github.com/sockemu/sockemu/substrate"
 )
@@ -80,4 +81,50 @@ func TestSilentDevice(t *testing.T) {
 		require.ErrorIs(t, err, substrate.ErrPathDown)
 		require.NotContains(t, err.Error(), "retries")
 	}
+}
+
+// A slowProvider takes its time to open a device.
+type slowProvider struct {
+	verbs.Provider
+	opening, let chan struct{}
+}
+
+func (p slowProvider) Open(string) (verbs.Device, error) {
+	close(p.opening)
+	<-p.let
+	return nil, verbs.ErrNoDevice
+}
+
+// TestSlowOpen: while a device is being opened, links over others get memory to send from.
+func TestSlowOpen(t *testing.T) {
+	s := onSim(sim.Config{})
+	x, _, _ := join(t, newTest(t, Options{Fabric: s.a}), newTest(t, Options{Fabric: s.b}))
+	await(t, x.p.trial.over) // which asks for memory, too
+	slow := slowProvider{s.a.(*devices).provider, make(chan struct{}), make(chan struct{})}
+	s.a.(*devices).provider = slow
+	opened := make(chan error, 1)
+	go func() {
+		_, err := s.a.(*devices).adapter(place{device: "other", port: 1})
+		opened <- err
+	}()
+	await(t, slow.opening)
+	lent := make(chan []byte, 1)
+	go func() { lent <- x.p.carrier.(Lender).Lend(1) }()
+	b := await(t, lent)
+	require.NotNil(t, b)
+	go func() { x.p.carrier.(Lender).Return(b); lent <- nil }()
+	await(t, lent)
+	close(slow.let)
+	require.ErrorIs(t, await(t, opened), verbs.ErrNoDevice)
+}
+
+// TestLendToNobody: a carrier whose adapter has no user any more lends nothing.
+func TestLendToNobody(t *testing.T) {
+	s := onSim(sim.Config{})
+	from := New(Options{Fabric: s.a, Death: patience})
+	x, _, _ := join(t, from, newTest(t, Options{Fabric: s.b}))
+	require.NoError(t, from.Close())
+	c := x.p.carrier.(*deviceCarrier)
+	require.Nil(t, c.Lend(1))
+	require.Zero(t, c.a.users.Load())
 }
