@@ -246,6 +246,9 @@ func (e *Endpoint) fail(err *substrate.Error) {
 	e.arrives.end()
 	exposed := e.posts.bar()
 	e.tasks.Go(func() {
+		if !exposed {
+			<-e.done // the reason is known before what the peer does about it
+		}
 		e.carrier.Close()
 		if e.posts.end(e.carrier); exposed {
 			close(e.done)

@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds waiting for what must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // calm is for tests in real time: a busy machine isn't taken for a dead peer.
 var calm = Config{Death: patience}
