@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -41,4 +42,9 @@ func TestQUIC(t *testing.T) {
 	require.NoError(t, ln.Close())
 	_, err = ln.Accept()
 	require.Error(t, err)
+	// The library keeps the socket for three probe timeouts, to answer what may still be under way. They are long where the machine is busy: nine times the round trip.
+	require.Eventually(t, func() bool {
+		p, err := net.ListenPacket("udp", ln.Addr().String())
+		return err == nil && p.Close() == nil
+	}, 2*time.Minute, time.Millisecond, "the port is free again")
 }
