@@ -176,9 +176,9 @@ func (l *link) onReset() {
 }
 
 // afterBatch does what one batch of datagrams asks for: one acknowledgement, whatever the number of packets, and what it allows
-// to be sent. It reports whether a user waited for what came, and whether that is part of a stream: much, while nothing goes the other
+// to be sent. It reports whether a user waited for what came, and of how long a stream that is a part: 0 unless it is much, while nothing goes the other
 // way.
-func (l *link) afterBatch(now int64) (waits, streams bool) {
+func (l *link) afterBatch(now int64) (waits bool, stream uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.receiver
@@ -189,8 +189,13 @@ func (l *link) afterBatch(now int64) (waits, streams bool) {
 		waits = true // he keeps up, and sends nothing that needs acknowledgements in time
 	}
 	r.callsThen = r.calls
-	streams = r.batch >= streamAbove && l.end == r.endThen
-	r.batch, r.endThen = 0, l.end
+	if l.end != r.endThen {
+		r.endThen, r.streamFrom = l.end, r.next
+	}
+	if r.batch >= streamAbove {
+		stream = r.next - r.streamFrom
+	}
+	r.batch = 0
 	if l.acksDue() {
 		r.ackNow = true
 	}
@@ -203,7 +208,7 @@ func (l *link) afterBatch(now int64) (waits, streams bool) {
 		l.noteBlocked(now)
 		l.schedule(now)
 	}
-	return waits, streams
+	return waits, stream
 }
 
 // reports takes in errors that the network reported. They can be forged by whoever guesses two ports, so they end only a dial; an open

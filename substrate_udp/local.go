@@ -120,6 +120,8 @@ const (
 	together   = 64
 	spinYield  = 4 // looks between two turns of other goroutines
 	streamLook = 3 * time.Microsecond
+	longStream = 2 << 20 // bytes from which on nobody waits for each single one
+	longLook   = 20 * time.Microsecond
 )
 
 // spin looks for datagrams for a moment instead of sleeping at once, where that pays: the peer is on another processor of this host, and
@@ -154,7 +156,7 @@ func (s *socket) spin(l *link) (int, error) {
 			runtime.Gosched()
 		}
 		if s.stream == l { // each look disturbs the peer, who takes the same locks in the kernel
-			for j, t := 0, time.Now(); j < mostLooks && time.Since(t) < streamLook; j++ {
+			for j, t := 0, time.Now(); j < mostLooks && time.Since(t) < s.pause; j++ {
 			}
 		}
 	}

@@ -241,24 +241,26 @@ func TestGiveWay(t *testing.T) {
 	})
 }
 
-// TestStreaming: a stream is what comes in large pieces while nothing goes the other way.
+// TestStreaming: a stream is what comes in large pieces while nothing goes the other way, and is as long as what has come since something did.
 func TestStreaming(t *testing.T) {
 	inMemory(t, func(t *testing.T, _ *memory, _ *Substrate, _, b *link, _ *tap) {
-		batch := func(bytes int, sends bool) bool {
+		batch := func(bytes int, sends bool) int {
 			b.mu.Lock()
 			b.batch = bytes
+			b.receiver.next += uint64(bytes)
 			if sends {
 				b.end, b.sent, b.una = b.end+1, b.sent+1, b.una+1
 			}
 			b.mu.Unlock()
-			_, streams := b.afterBatch(b.now())
-			return streams
+			_, stream := b.afterBatch(b.now())
+			return int(stream)
 		}
-		require.False(t, batch(100, false))
-		require.True(t, batch(streamAbove, false))
-		require.False(t, batch(streamAbove, true), "a dialogue")
-		require.True(t, batch(streamAbove, false))
-		require.False(t, batch(streamAbove-1, false))
-		require.False(t, batch(0, false), "each batch counts alone")
+		require.Zero(t, batch(100, false))
+		require.Equal(t, streamAbove+100, batch(streamAbove, false))
+		require.Zero(t, batch(streamAbove, true), "a dialogue")
+		require.Equal(t, streamAbove, batch(streamAbove, false))
+		require.Zero(t, batch(streamAbove-1, false), "each batch counts alone")
+		require.Zero(t, batch(0, false))
+		require.Equal(t, 3*streamAbove-1, batch(streamAbove, false))
 	})
 }

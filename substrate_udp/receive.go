@@ -46,6 +46,7 @@ type receiver struct {
 	calls, callsThen uint   // of Recv; and at the last batch
 	batch            int    // bytes that the present one brought
 	endThen          uint64 // of what the user had sent, at the last one
+	streamFrom       uint64 // and what had come when he last sent something
 
 	lastHead int // the header's length of the last packet with much payload; 0: the last ones had little
 	shorts   int // packets with little since then

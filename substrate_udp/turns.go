@@ -28,9 +28,10 @@ type turns struct {
 	aimed *link // in whose user's memory the next datagram lands
 	head  [maxHeader]byte
 
-	stream *link  // that the last batch brought a part of a stream for
-	woken  func() // giveWay
-	yield  func() // sys.Yield; in tests something else
+	stream *link         // that the last batch brought a part of a stream for
+	pause  time.Duration // between two looks for more of it
+	woken  func()        // giveWay
+	yield  func()        // sys.Yield; in tests something else
 	cpu    func() byte
 }
 
@@ -211,13 +212,15 @@ func (s *socket) dispatch(n int, err error) {
 			s.mem[i] = newBlock()
 		}
 	}
-	waits := false
+	waits, stream := false, uint64(0)
 	s.stream = nil
 	for i, l := range s.touched {
 		l.touched = false
-		var streams bool
-		if waits, streams = l.afterBatch(now); streams {
-			s.stream = l
+		if waits, stream = l.afterBatch(now); stream > 0 {
+			s.stream, s.pause = l, streamLook
+			if stream >= longStream {
+				s.pause = longLook
+			}
 		}
 		if l != s.sole {
 			s.sole, s.times = l, 0
