@@ -63,7 +63,7 @@ func TestCountersWrapAround(t *testing.T) {
 	for range 20 {
 		s.Add(1 << 20)
 	}
-	s.flush()
+	s.flush(0)
 	require.InDelta(t, 21./24, m.fold(&s)[3], 1e-9)
 }
 
