@@ -36,27 +36,31 @@ const (
 // Write sends p, or keeps what it can't send now. It blocks while the send buffer is full: that is back-pressure and never
 // taken for a dead peer. It returns os.ErrDeadlineExceeded, net.ErrClosed, ErrWriteClosed, ErrPeerClosed or an *EndError.
 func (s *Session) Write(p []byte) (int, error) {
-	n, straight := 0, s.mu.tx.Load() != nil && s.out.tryBoth()
-	if !straight {
+	if s.mu.tx.Load() == nil || !s.out.tryBoth() {
 		s.wr.lock()
+		s.sizes.Add(len(p))
+		return s.writeOn(p, 0, len(p) <= s.corkLen() && s.bursting())
 	}
 	s.sizes.Add(len(p))
-	cork := len(p) <= s.corkLen() && s.bursting()
-	if straight {
-		var err error
-		b := s.mu.tx.Load() // once more: from now on nobody else uses the link
-		if b != nil && !cork && len(p) > 0 && len(p) <= s.room() {
-			n, err = s.sendDirect(b, p)
-		}
-		if n > 0 && n == len(p) && err == nil && !s.timed() {
+	n, cork := 0, len(p) <= s.corkLen() && s.bursting()
+	var err error
+	b := s.mu.tx.Load() // once more: from now on nobody else uses the link
+	if b != nil && !cork && len(p) > 0 && len(p) <= s.room() {
+		n, err = s.sendDirect(b, p)
+		if n == len(p) && err == nil && !s.timed() {
 			s.out.unlockBoth(&s.wr, &s.tx)
 			return n, nil
 		}
-		s.tx.unlock()
-		if err != nil {
-			s.sendFailed(b, err)
-		}
 	}
+	s.tx.unlock()
+	if err != nil {
+		s.sendFailed(b, err)
+	}
+	return s.writeOn(p, n, cork)
+}
+
+// writeOn ends a Write of which n bytes are written. The caller holds wr, which it gives back.
+func (s *Session) writeOn(p []byte, n int, cork bool) (int, error) {
 	var err error
 	if n == 0 || n < len(p) {
 		var m int
@@ -273,7 +277,7 @@ func (s *Session) sendDirect(b *binding, p []byte) (int, error) {
 	n, err := b.mover.Send(off, s.vec[:])
 	s.vec[0] = nil
 	end := off + uint64(n)
-	if s.keeps(b) {
+	if b.keep.on || s.keeps(b) {
 		sys.StoreRelease(&s.next, end)
 		sys.StoreRelease(&s.sent, end)
 		if n < len(p) {
