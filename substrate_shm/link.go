@@ -86,31 +86,30 @@ func newLink(s *Substrate, sock *net.UnixConn, mem *memory, event, peerEvent, me
 	}
 	l.forRoom.init(l, raw.Write, &mine.full.Uint32, &mine.head.Uint64)
 	l.forData.init(l, raw.Read, &other.hungry.Uint32, &other.tail.Uint64)
+	l.forRoom.courtesy.back, l.forData.courtesy.back = &other.head.Uint64, &l.out.sent
 	return l, nil
 }
 
 func (l *link) Send(off uint64, bufs [][]byte) (n int, err error) {
 	l.sending.Lock()
 	defer l.sending.Unlock()
-	return l.send(off, bufs)
+	return (*sole)(l).Send(off, bufs)
 }
 
 func (l *link) Recv(p []byte) (int, error) {
 	l.receiving.Lock()
 	defer l.receiving.Unlock()
-	return l.recv(p)
+	return (*sole)(l).Recv(p)
 }
 
 // Sole returns Send and Recv without the locks that Close waits for.
-func (l *link) Sole() substrate.Mover { return sole{l} }
+func (l *link) Sole() substrate.Mover { return (*sole)(l) }
 
-type sole struct{ l *link }
+// A sole is a link that is closed when nobody sends or receives any more. Its methods are those of the link without locks.
+type sole link
 
-func (s sole) Send(off uint64, bufs [][]byte) (int, error) { return s.l.send(off, bufs) }
-
-func (s sole) Recv(p []byte) (int, error) { return s.l.recv(p) }
-
-func (l *link) send(_ uint64, bufs [][]byte) (n int, err error) {
+func (s *sole) Send(_ uint64, bufs [][]byte) (n int, err error) {
+	l := (*link)(s)
 	if err := l.sendable(); err != nil {
 		return 0, err
 	}
@@ -197,7 +196,8 @@ func (l *link) sendable() error {
 // Release has nothing to give back: the bytes were copied.
 func (l *link) Release(uint64) {}
 
-func (l *link) recv(p []byte) (int, error) {
+func (s *sole) Recv(p []byte) (int, error) {
+	l := (*link)(s)
 	for {
 		ctl := l.ctl.Load()
 		if ctl != 0 {

@@ -44,6 +44,9 @@ type waiter struct {
 	misses  int           // spins in a row that were in vain
 	again   time.Duration // when to spin once more after those, since epoch
 	crowded bool          // other goroutines wanted to run when last seen
+	slept   bool          // in this wait
+
+	courtesy courtesy
 
 	ready func(fd uintptr) bool // w.check, made once
 }
@@ -57,7 +60,7 @@ func (w *waiter) moved() bool { return w.word.Load()-w.base >= w.need }
 
 // wait returns when the peer's word has moved, or something has happened to the link or the deadline: the caller looks at all again.
 func (w *waiter) wait(base, need uint64) {
-	w.base, w.need = base, need
+	w.base, w.need, w.slept = base, need, false
 	switch {
 	case w.link.sub.opts.Spin < 0:
 	case !w.promising():
@@ -69,6 +72,7 @@ func (w *waiter) wait(base, need uint64) {
 	}
 	w.park(w.ready) // its error is that of a deadline or a close: the caller sees that itself
 	w.flag.Store(0)
+	w.giveWay()
 }
 
 // promising reports whether to spin at all this time.
@@ -88,7 +92,11 @@ func (w *waiter) check(uintptr) bool {
 	}
 	w.flag.Store(w.mark)
 	sys.Fence()
-	return w.moved() || w.link.ctl.Load()&stopped != 0 || w.link.theirs.gone.Load() != 0
+	if w.moved() || w.link.ctl.Load()&stopped != 0 || w.link.theirs.gone.Load() != 0 {
+		return true
+	}
+	w.slept = true
+	return false
 }
 
 // spin waits awake, if that is promising, and reports success.
