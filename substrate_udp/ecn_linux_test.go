@@ -153,7 +153,10 @@ func TestECNBetweenHosts(t *testing.T) {
 	t.Logf("%d packets, %d marked, in the queue %v on average and %d bytes at most; %+v", up.Admitted, up.Marked, up.MeanWait(), up.MaxQueue, c)
 	require.NotZero(t, c.ECNMarks)
 	require.LessOrEqual(t, c.ECNMarks, up.Marked)
-	require.EqualValues(t, 1, c.ECNPaths)
+	require.NotZero(t, c.ECNPaths)
+	if c.Timeouts < 2 { // else it has looked again
+		require.EqualValues(t, 1, c.ECNPaths)
+	}
 	require.Zero(t, up.QueueFull)
 	require.Zero(t, c.ECNBleached+c.ECNFalse+c.ECNMangled)
 }
