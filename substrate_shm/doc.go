@@ -9,7 +9,8 @@
 // host is refused at once and not looked for here.
 //
 // Who waits spins first, for some ten microseconds at most, unless the other end was last seen on the same processor or spinning
-// has not paid of late; then it parks in Go's poller. A link with nobody in Send or Recv has no goroutine; all links of a
+// has not paid of late; then it parks in Go's poller. Who is woken in a stream by an end on the same processor lets that go on first, once
+// (giveway.go). A link with nobody in Send or Recv has no goroutine; all links of a
 // Substrate share one that hears of dead processes.
 //
 // The rings lie behind a page of words (type header; the dialling end's ring comes first). A ring has two cursors, which count the
