@@ -144,7 +144,7 @@ func (l *link) onAck(a *ack, now int64) {
 		l.leave()
 		return
 	}
-	if l.sender.wake.waiting && l.room() >= l.want {
+	if l.sender.wake.waiting && l.wakes() {
 		l.sender.wake.wake()
 	}
 }

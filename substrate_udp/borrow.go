@@ -7,10 +7,7 @@ import "github.com/sockemu/sockemu/substrate"
 
 var _ substrate.Borrower = (*link)(nil)
 
-const (
-	borrowFrom  = 256 << 10
-	borrowAhead = wakeRoom // within a host; what is not sent when Borrow returns must be copied
-)
+const borrowFrom = 256 << 10
 
 // Borrows: see substrate.Borrower.
 func (l *link) Borrows() int { return borrowFrom }

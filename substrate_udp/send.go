@@ -146,16 +146,25 @@ func (l *link) send(off uint64, bufs [][]byte) (n int, err error) {
 }
 
 // room is the number of bytes that Send may take now.
-func (l *link) room() int {
+func (l *link) room() int { return l.capacity() - int(l.end-l.una) }
+
+// wakes reports whether there is room enough for a Send that waits for some.
+func (l *link) wakes() bool {
+	c := l.capacity()
+	return c-int(l.end-l.una) >= max(min(l.want, c/2), 1)
+}
+
+// capacity is the number of bytes that Send may have taken and the peer not acknowledged.
+func (l *link) capacity() int {
 	flight := min(l.flight(), int(l.limit-l.una))
 	ahead := sendAhead
 	switch {
 	case l.borrowed[0] != nil && l.near():
-		ahead = borrowAhead
+		ahead = 0 // what is not sent when Borrow returns must be copied
 	case l.beside:
 		ahead = besideAhead
 	}
-	return flight + ahead - int(l.end-l.una)
+	return flight + ahead
 }
 
 // flight is the number of bytes that may be in flight. Between processes of one host nothing lies but the receiver's own buffer, which his
