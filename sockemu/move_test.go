@@ -3,6 +3,7 @@ package sockemu_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -115,8 +116,11 @@ func TestMoveMidTransfer(t *testing.T) {
 					})
 					g.Go(func() error {
 						b, err := io.ReadAll(&counted{&slow{r: x, every: 256 << 10, pause: 10 * time.Millisecond}, &got[i]})
-						if err == nil && !bytes.Equal(random(uint64(1-i), size), b) {
-							err = errors.New("the bytes differ")
+						if err == nil {
+							err = compare(random(uint64(1-i), size), b)
+						}
+						if err != nil {
+							err = fmt.Errorf("read by %s: %w; %v", []string{"client", "server"}[i], err, x.cur.Load().Explain())
 						}
 						return err
 					})
@@ -145,6 +149,18 @@ func TestMoveMidTransfer(t *testing.T) {
 			})
 		}
 	}
+}
+
+// compare says where got is not sent, and where what stands there stands in sent.
+func compare(sent, got []byte) error {
+	if bytes.Equal(sent, got) {
+		return nil
+	}
+	at := 0
+	for at < min(len(sent), len(got)) && sent[at] == got[at] {
+		at++
+	}
+	return fmt.Errorf("%d bytes sent, %d read; they differ from %d on, where those sent at %d were read", len(sent), len(got), at, bytes.Index(sent, got[at:min(at+16, len(got))]))
 }
 
 // counted counts what is read.
