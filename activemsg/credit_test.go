@@ -50,15 +50,17 @@ func TestSlots(t *testing.T) {
 	}
 }
 
+func tries(w *window) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.try()
+}
+
 func TestWindow(t *testing.T) {
 	w := window{size: 2, mu: new(sync.Mutex)}
 	e := &Endpoint{done: make(chan struct{})}
 	require.NoError(t, w.take(t.Context(), e))
-	try := func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.try()
-	}
+	try := func() bool { return tries(&w) }
 	require.True(t, try())
 	require.False(t, try())
 	n, tell, err := w.advance(0)
@@ -114,11 +116,7 @@ func TestWindow(t *testing.T) {
 // TestCreditGivenBack: who has tried in vain is told of a credit that comes back unused, too: nothing may be under way that would bring another.
 func TestCreditGivenBack(t *testing.T) {
 	w := window{size: 1, mu: new(sync.Mutex)}
-	try := func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.try()
-	}
+	try := func() bool { return tries(&w) }
 	require.True(t, try())
 	require.False(t, try())
 	require.True(t, w.giveBack())

@@ -10,8 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sockemu/sockemu/gid"
-	"github.com/sockemu/sockemu/internal/samehost"
 	"github.com/sockemu/sockemu/substrate"
 	"github.com/sockemu/sockemu/wire"
 )
@@ -125,14 +123,7 @@ func (l *lendLink) acked() uint64 {
 // TestBorrowed: whatever the peer acknowledges, and when, a link that borrows has the application's memory until Write returns and no longer, and after
 // that the send buffer's, which is nobody else's before it was released.
 func TestBorrowed(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
-	proc, theirs := gid.NewProcessID(), make(chan *samehost.Page, 1)
-	h, err := samehost.Listen(proc, func(_ [samehost.TokenSize]byte, p *samehost.Page) bool { theirs <- p; return true })
-	require.NoError(t, err)
-	defer h.Close()
-	ours, err := samehost.Offer(t.Context(), proc, [samehost.TokenSize]byte{})
-	require.NoError(t, err)
-	page := <-theirs
+	ours, page := sharedPage(t)
 	for _, shared := range []bool{false, true} {
 		l := &lendLink{fakeLink: newFakeLink(nil), t: t, rng: rand.New(rand.NewPCG(1, 2))}
 		s := New(testGID, false, [32]byte{1}, Config{ProbeEvery: time.Hour, KeepAlive: time.Hour}, fakeEnv{}, NewPool(0))
